@@ -1,0 +1,1 @@
+"""The settings files that ship with ndcass, as package data."""

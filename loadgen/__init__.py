@@ -1,0 +1,1 @@
+"""The load generator: measures over HTTP what a client sees."""

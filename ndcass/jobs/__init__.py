@@ -1,0 +1,1 @@
+"""Background work: units along the curve, leases and progress."""

@@ -1,0 +1,1 @@
+"""The embedded engine: cuboids in one folder, everything else in SQLite beside them."""

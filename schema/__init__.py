@@ -1,0 +1,1 @@
+"""The numbered CQL files of the Cassandra engine, as package data."""

@@ -1,0 +1,1 @@
+"""Request handlers: each parses, calls one function of the library and formats."""
