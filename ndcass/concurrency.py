@@ -1,0 +1,255 @@
+"""Bounded concurrency: the only place that starts tasks and threads.
+
+`bounded_map` for many awaits, `run_cpu` for work that holds a core or blocks on a disk, and
+`ByteLimiter` for memory that many requests share.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
+
+from ndcass.errors import TooLarge
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Two a core: one decodes while another waits for a page of a file.
+CPU_CORES = os.cpu_count() or 1
+CPU_THREADS = max(4, 2 * CPU_CORES)
+
+_cpu = ThreadPoolExecutor(CPU_THREADS, thread_name_prefix="ndcass-cpu")
+
+
+async def run_cpu(func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run `func` in a bounded pool of threads.
+
+    A caller that is cancelled waits for a call that has begun: what it works on (a slab, a file) is
+    still in use until then.
+    """
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(_cpu, partial(func, *args, **kwargs))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if not future.cancel():
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # seen: the caller is gone, nobody else will ask
+        raise
+
+
+async def bounded_map(
+    func: Callable[[T], Awaitable[R]], items: Sequence[T], *, limit: int
+) -> list[R]:
+    """`func` of every item, at most `limit` at a time, results in the order of the items.
+
+    The first failure cancels the others and is raised as itself, not as a group.
+    """
+    results: list[R | None] = [None] * len(items)
+    todo = iter(enumerate(items))
+
+    async def worker() -> None:
+        for index, item in todo:  # shared iterator: each item is taken once
+            results[index] = await func(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(limit, len(items))):
+                group.create_task(worker())
+    except ExceptionGroup as failed:
+        # Callers catch NdcassError; a group would slip past them to a bare 500.
+        raise failed.exceptions[0] from failed
+    return cast(list[R], results)
+
+
+class ByteLimiter:
+    """Lets so many bytes be in use at once; later askers wait in order."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @contextlib.asynccontextmanager
+    async def hold(self, size_bytes: int) -> AsyncIterator[None]:
+        """Hold `size_bytes` for the length of the block; TooLarge if that can never be."""
+        if size_bytes > self.limit_bytes:
+            raise TooLarge("memory of one request", asked=size_bytes, limit=self.limit_bytes)
+        await self._acquire(size_bytes)
+        try:
+            yield
+        finally:
+            self._release(size_bytes)
+
+    async def _acquire(self, size_bytes: int) -> None:
+        if not self._waiting and self.used_bytes + size_bytes <= self.limit_bytes:
+            self.used_bytes += size_bytes
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (size_bytes, turn)
+        self._waiting.append(entry)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._release(size_bytes)  # the turn came and the asker was gone
+            else:
+                self._waiting.remove(entry)
+                self._wake()
+            raise
+
+    def _release(self, size_bytes: int) -> None:
+        self.used_bytes -= size_bytes
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            size_bytes, turn = self._waiting[0]
+            if self.used_bytes + size_bytes > self.limit_bytes:
+                return
+            self._waiting.popleft()
+            self.used_bytes += size_bytes
+            turn.set_result(None)
+
+
+class GroupRunner(Generic[T]):
+    """Runs a blocking function on whatever has gathered while it was last busy.
+
+    For work whose cost is by the call and not by the item, as syncing a file. The function gets the
+    items of one group and returns one outcome an item: None, or the exception to raise.
+    """
+
+    def __init__(self, func: Callable[[Sequence[T]], Sequence[Exception | None]]) -> None:
+        self._func = func
+        # A thread of its own: a sync must not wait behind decoding.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ndcass-group")
+        self._waiting: list[tuple[T, asyncio.Future[None]]] = []
+        self._busy: asyncio.Task[None] | None = None
+
+    async def run(self, item: T) -> None:
+        """Have `item` worked on; raises what the function returned for it.
+
+        A caller that is cancelled leaves, its item is worked on all the same.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, done))
+        if self._busy is None:
+            self._busy = asyncio.create_task(self._work())
+        await done
+
+    async def close(self) -> None:
+        """Wait until nothing is left to do, then let the thread go."""
+        while self._busy is not None:
+            await asyncio.wait([self._busy])
+        self._thread.shutdown()
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            try:
+                items = [item for item, _ in group]
+                outcomes = await loop.run_in_executor(self._thread, self._func, items)
+            except Exception as error:  # noqa: BLE001 - every caller of the group gets it
+                outcomes = [error] * len(group)
+            for (_, done), outcome in zip(group, outcomes, strict=True):
+                if done.done():  # the caller was cancelled meanwhile
+                    continue
+                if outcome is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(outcome)
+        self._busy = None
+
+
+async def one_ahead(
+    func: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T]
+) -> AsyncGenerator[R, None]:
+    """`func` of every item in order; while one result is used, the next is made.
+
+    Close it (``contextlib.aclosing``) if you leave early: what has begun is then cancelled and
+    waited for, so that the buffers it fills are free.
+    """
+    following: asyncio.Task[R] | None = None
+    try:
+        iterator = iter(items)
+        for item in iterator:
+            following = asyncio.create_task(func(item))
+            break
+        while following is not None:
+            result = await following
+            following = None
+            for item in iterator:
+                following = asyncio.create_task(func(item))
+                break
+            yield result
+    finally:
+        if following is not None:
+            await _cancelled(following)
+
+
+class OneBehind:
+    """Lets one call go on in the background while the caller prepares the next.
+
+    ``async with OneBehind() as behind``: leaving the block waits for the last call, or cancels it
+    and waits if the block failed.
+    """
+
+    def __init__(self) -> None:
+        self._last: asyncio.Task[None] | None = None
+
+    async def run(self, call: Coroutine[Any, Any, None]) -> None:
+        """Start `call` once the one before has ended; raises what that one raised."""
+        try:
+            await self.drained()
+        except BaseException:
+            call.close()
+            raise
+        self._last = asyncio.create_task(call)
+
+    async def drained(self) -> None:
+        """Wait for the last call; raises what it raised."""
+        if self._last is not None:
+            last, self._last = self._last, None
+            try:
+                await asyncio.shield(last)
+            except asyncio.CancelledError:
+                await _cancelled(last)
+                raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self.drained()
+        elif self._last is not None:
+            await _cancelled(self._last)
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for its end, whatever it is."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # seen: the caller has an error of its own
