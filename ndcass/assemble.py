@@ -1,0 +1,96 @@
+"""Cuboids <-> an array: the one loop that copies voxels.
+
+A voxel is copied once on its way out: from the stored payload into the answer.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ndcass import codec
+from ndcass.errors import CorruptValue
+from ndcass.geometry import Zyx
+from ndcass.merge import Cuboid, CuboidRow, Exceptions, WriteOp, merge_rows
+from ndcass.plan import Part
+
+# What was read of one cuboid: its share of the box, its address and its rows in order.
+Found = tuple[Part, tuple[int, ...], tuple[CuboidRow, ...]]
+
+
+def assemble(found: Iterable[Found], out: npt.NDArray[Any], *, cuboid_zyx: Zyx) -> None:
+    """Copy the shares of some cuboids into a box.
+
+    Parameters
+    ----------
+    found : iterable of (Part, address, rows)
+        Rows of one cuboid, in the order of their ids; none means zeros.
+    out : ndarray, order z, y, x
+        Writable, of the box's shape. Where no cuboid was found it is left alone: clear it before.
+    cuboid_zyx : tuple of int
+
+    Raises
+    ------
+    CorruptValue
+        Naming the cuboid, if a payload does not fit its checksum. `out` is then not to be used.
+    """
+    for part, address, rows in found:
+        copy_part(part, address, rows, out, cuboid_zyx=cuboid_zyx)
+
+
+def copy_part(
+    part: Part,
+    address: tuple[int, ...],
+    rows: tuple[CuboidRow, ...],
+    out: npt.NDArray[Any],
+    *,
+    cuboid_zyx: Zyx,
+) -> None:
+    """One cuboid's share of a box; see `assemble`."""
+    target = out[part.target]
+    first = rows[0]
+    identity = codec.row_identity(
+        address, first.write_id, first.op, first.corner_zyx, first.shape_zyx
+    )
+    if len(rows) > 1 or not _covers(first, cuboid_zyx):
+        cuboid = merged(address, rows, cuboid_zyx=cuboid_zyx, dtype=out.dtype)
+        target[...] = cuboid.voxels[part.source]
+        return
+    try:
+        codec.decode_into(first.payload, part.source, target, identity=identity)
+    except CorruptValue as error:
+        raise CorruptValue(f"{address}: {error}") from error
+
+
+def merged(
+    address: tuple[int, ...],
+    rows: Iterable[CuboidRow],
+    *,
+    cuboid_zyx: Zyx,
+    dtype: np.dtype[Any],
+) -> Cuboid:
+    """The voxels and exceptions of one cuboid from its rows; CorruptValue names it."""
+    return merge_rows(cuboid_zyx, dtype, (_decoded(address, row) for row in rows))
+
+
+def _decoded(
+    address: tuple[int, ...], row: CuboidRow
+) -> tuple[WriteOp, Zyx, npt.NDArray[Any], Exceptions]:
+    identity = codec.row_identity(address, row.write_id, row.op, row.corner_zyx, row.shape_zyx)
+    try:
+        voxels, exceptions = codec.decode(row.payload, identity=identity)
+    except CorruptValue as error:
+        raise CorruptValue(f"{address}: {error}") from error
+    return row.op, row.corner_zyx, voxels, exceptions
+
+
+def _covers(row: CuboidRow, cuboid_zyx: Zyx) -> bool:
+    """Whether a row alone says what every voxel of its cuboid is."""
+    return row.shape_zyx == cuboid_zyx and row.op in (
+        WriteOp.BASE,
+        WriteOp.REPLACE,
+        WriteOp.MERGE,
+        WriteOp.PRESERVE,
+        WriteOp.EXCEPTION,
+    )
