@@ -1,0 +1,403 @@
+"""What a store promises: the protocols that every engine keeps.
+
+Five of them: `CuboidStore` (voxels), `Catalog` (names), `Jobs` (background work), `ObjectStore`
+and `LabelIndex` (annotations); `Stores` holds one of each. ``tests/store_contract.py`` is the same
+promise as tests, run on every engine.
+
+What every engine promises
+--------------------------
+- *Absent is not failed.* A cuboid that was never written is missing from an answer; one that cannot
+  be read raises a `StoreError`. Nothing turns a failure into a gap.
+- *Durable when acknowledged.* When a write returns, a crash of any process or of the machine
+  (embedded) or of a minority of nodes (Cassandra) does not lose it.
+- *No lost update.* A cuboid is the merge of all its acknowledged writes in the order of their ids,
+  from however many processes and whatever boxes they covered.
+- *Nothing is read before a write.* Writers hand over what they want merged; whether an engine
+  merges at once (embedded) or when reading (Cassandra) is its own affair.
+"""
+
+import dataclasses
+import enum
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy.typing as npt
+
+from ndcass.geometry import Zyx
+from ndcass.merge import CuboidRow, WriteOp
+from ndcass.model import Channel, Dataset, Project, Token, TokenView, User
+
+PLAIN = 0
+NEARISO = 1
+
+
+class CuboidAddress(NamedTuple):
+    """Where a cuboid is: ordered, so that a channel's cuboids sort along the Morton curve."""
+
+    channel_id: int
+    pyramid: int
+    level: int
+    t: int
+    morton: int
+
+    def __str__(self) -> str:
+        pyramid = " neariso" if self.pyramid == NEARISO else ""
+        return (
+            f"channel {self.channel_id}{pyramid} level {self.level} timestep {self.t} "
+            f"morton {self.morton}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CuboidWrite:
+    """Voxels to merge into one cuboid.
+
+    Attributes
+    ----------
+    address : CuboidAddress
+    op : WriteOp
+        How the voxels meet what is stored.
+    cuboid_zyx : tuple of int
+        Shape of the whole cuboid.
+    corner_zyx : tuple of int
+        Where in the cuboid the voxels begin.
+    voxels : ndarray, order z, y, x
+        Little-endian, of the channel's type; not necessarily contiguous. The store reads it before
+        ``CuboidBatch.add`` returns and does not keep it.
+    keeps_exceptions : bool
+        Whether the channel may hold exceptions, which outlive a merge.
+    """
+
+    address: CuboidAddress
+    op: WriteOp
+    cuboid_zyx: Zyx
+    corner_zyx: Zyx
+    voxels: npt.NDArray[Any]  # which type is only known at run time
+    keeps_exceptions: bool = False
+
+
+StoredCuboid = tuple[CuboidAddress, Sequence[CuboidRow]]
+
+
+class CuboidBatch(Protocol):
+    """One write of many cuboids, handed over piece by piece.
+
+    Used as ``async with store.batch() as batch``. Readers see none of it before `commit`; leaving
+    the block without one gives it up and changes nothing. After `commit` returned, all of it is
+    durable. A commit that raised is indeterminate cuboid by cuboid (embedded: all or nothing).
+    """
+
+    async def add(self, writes: Sequence[CuboidWrite]) -> None:
+        """Take some cuboids; blocks no event loop; bounded in memory whatever the batch's size."""
+
+    async def commit(self) -> None:
+        """Make it durable and visible. `StoreFull` if the space does not suffice."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class CuboidStore(Protocol):
+    """Cuboids by address."""
+
+    def batch(self) -> CuboidBatch:
+        """A new write."""
+
+    def read(self, addresses: Sequence[CuboidAddress]) -> AsyncIterator[Sequence[StoredCuboid]]:
+        """The stored ones of some cuboids, in any order, a few at a time.
+
+        Rows of one cuboid come together, in the order of their ids. Absent cuboids do not come at
+        all. Payloads are read-only views, valid as long as somebody holds them; decoding them may
+        block on a disk, so it belongs in `run_cpu`.
+        """
+
+    def read_now(self, addresses: Sequence[CuboidAddress]) -> Sequence[StoredCuboid] | None:
+        """As `read`, where neither this nor decoding the payloads would block; None elsewhere."""
+
+    def scan(
+        self,
+        channel_id: int,
+        *,
+        pyramid: int | None = None,
+        level: int | None = None,
+        after: CuboidAddress | None = None,
+    ) -> AsyncIterator[Sequence[CuboidAddress]]:
+        """Addresses of all stored cuboids of a channel (or one of its levels), in order, in pages.
+
+        Cuboids that come or go meanwhile may or may not be met. `after` resumes behind an address.
+        """
+
+    async def verify(
+        self, addresses: Sequence[CuboidAddress]
+    ) -> Sequence[tuple[CuboidAddress, str]]:
+        """Read whole values and check every checksum; the damaged ones, each with what is wrong."""
+
+    async def delete_channel(self, channel_id: int) -> int:
+        """Forget every cuboid of a channel; how many there were. May be run again."""
+
+
+class JobState(enum.StrEnum):
+    """The words that clients of the original see (control plane 12 #27)."""
+
+    PENDING = "PENDING"
+    STARTED = "STARTED"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    REVOKED = "REVOKED"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Background work on one channel.
+
+    `done_units` of `total_units` are finished (0 of 0: not yet known); `detail` is what the job
+    needs to go on after a crash, JSON-able; `error` says why it failed.
+    """
+
+    id: str
+    kind: str
+    channel_id: int
+    detail: Mapping[str, Any]
+    state: JobState
+    done_units: int
+    total_units: int
+    error: str
+    created_s: float
+
+
+class Jobs(Protocol):
+    """Background work, claimed with a lease by any worker of any gateway."""
+
+    async def submit(self, kind: str, channel_id: int, detail: Mapping[str, Any]) -> Job:
+        """A new job, PENDING."""
+
+    async def claim(self, kinds: Sequence[str], *, owner: str, lease_s: float) -> Job | None:
+        """Take the oldest job of these kinds that is PENDING, or STARTED with a lease run out."""
+
+    async def heartbeat(
+        self,
+        job_id: str,
+        *,
+        owner: str,
+        lease_s: float,
+        done_units: int,
+        total_units: int,
+        detail: Mapping[str, Any],
+    ) -> bool:
+        """Prolong the lease and note progress; False if the job is no longer this owner's."""
+
+    async def finish(self, job_id: str, *, owner: str, error: str = "") -> bool:
+        """End as SUCCESS, or FAILURE with an error; False if it is no longer this owner's."""
+
+    async def cancel(self, job_id: str) -> bool:
+        """REVOKED, if it had not ended; its worker notices at the next heartbeat."""
+
+    async def job(self, job_id: str) -> Job:
+        """One job; NotFound."""
+
+    async def jobs(self, *, channel_id: int | None = None) -> Sequence[Job]:
+        """All jobs or those of a channel, newest first, at most 1000."""
+
+
+class Catalog(Protocol):
+    """Names: datasets, projects, channels, tokens, users and their API keys.
+
+    Every change is one transaction; a change that raises changed nothing. Names are unique:
+    dataset, project and token in the whole store, channels in their project.
+    """
+
+    # -- datasets, projects, channels, tokens
+    async def create_dataset(self, dataset: Dataset) -> None:
+        """AlreadyExists if the name is taken."""
+
+    async def dataset(self, name: str) -> Dataset:
+        """NotFound if there is none."""
+
+    async def datasets(self) -> Sequence[Dataset]:
+        """All, by name."""
+
+    async def update_dataset(self, dataset: Dataset) -> None:
+        """Replace the one of that name; NotFound."""
+
+    async def delete_dataset(self, name: str) -> None:
+        """With its projects, tokens and channels; NotFound. See `delete_channel`."""
+
+    async def create_project(self, project: Project) -> None:
+        """NotFound if its dataset is missing, AlreadyExists if the name is taken."""
+
+    async def project(self, name: str) -> Project: ...
+
+    async def projects(self, dataset: str | None = None) -> Sequence[Project]: ...
+
+    async def update_project(self, project: Project) -> None: ...
+
+    async def delete_project(self, name: str) -> None: ...
+
+    async def create_channel(self, channel: Channel) -> Channel:
+        """As stored, with its id: one never used before. A new default unflags the former one.
+
+        NotFound if the project is missing, AlreadyExists if the name is taken.
+        """
+
+    async def channel(self, project: str, name: str) -> Channel: ...
+
+    async def channels(self, project: str) -> Sequence[Channel]: ...
+
+    async def update_channel(self, channel: Channel) -> None:
+        """Replace the one of that id; a new default unflags the former one."""
+
+    async def delete_channel(self, project: str, name: str) -> None:
+        """Free the name at once; the voxels go behind it.
+
+        In the same transaction a job of kind ``delete`` is submitted for the channel's id.
+        """
+
+    async def create_token(self, token: Token) -> None: ...
+
+    async def token(self, name: str) -> Token: ...
+
+    async def tokens(self, project: str | None = None) -> Sequence[Token]: ...
+
+    async def update_token(self, token: Token) -> None: ...
+
+    async def delete_token(self, name: str) -> None: ...
+
+    # -- what every request asks
+    async def token_view(self, token_name: str) -> TokenView:
+        """All that a token leads to, never older than the last acknowledged change; NotFound."""
+
+    async def is_live(self, channel_id: int) -> bool:
+        """Whether the channel exists; asked after a write and before its acknowledgement."""
+
+    async def reserve_ids(self, channel_id: int, count: int) -> int:
+        """The first of `count` consecutive object ids that nobody had before; from 1, exact."""
+
+    # -- users
+    async def add_user(self, name: str, *, superuser: bool = False) -> User:
+        """AlreadyExists if the name is taken."""
+
+    async def user(self, name: str) -> User: ...
+
+    async def user_of_id(self, user_id: int) -> User: ...
+
+    async def users(self) -> Sequence[User]: ...
+
+    async def remove_user(self, name: str) -> None:
+        """With the keys; Conflict while the user owns something."""
+
+    async def add_key(self, user_id: int, key_hash: bytes) -> None: ...
+
+    async def revoke_keys(self, user_id: int) -> int:
+        """How many there were."""
+
+    async def user_of_key(self, key_hash: bytes) -> User | None:
+        """Whose key it is; never older than the last acknowledged revocation."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An annotation object as the store keeps it: fields of any name, JSON-able values."""
+
+    id: int
+    fields: Mapping[str, Any]
+
+
+class Comparison(enum.StrEnum):
+    """How a query compares a field with a value."""
+
+    EQUAL = "="
+    LESS = "<"
+    GREATER = ">"
+
+
+class Predicate(NamedTuple):
+    """One condition of a query; several are and-ed."""
+
+    field: str
+    comparison: Comparison
+    value: Any  # a text or a number, as the field has it
+
+
+class ObjectStore(Protocol):
+    """Annotation objects of a channel by id and by field."""
+
+    async def put(self, channel_id: int, objects: Sequence[StoredObject]) -> None:
+        """Write or replace, all or nothing."""
+
+    async def get(self, channel_id: int, ids: Sequence[int]) -> Sequence[StoredObject]:
+        """Those that exist, in the order asked."""
+
+    async def delete(self, channel_id: int, ids: Sequence[int]) -> int:
+        """How many there were."""
+
+    async def query(
+        self, channel_id: int, predicates: Sequence[Predicate], *, limit: int
+    ) -> Sequence[int]:
+        """Ids of the objects that meet every predicate, ascending."""
+
+    async def delete_channel(self, channel_id: int) -> int:
+        """Forget every object of a channel; how many there were."""
+
+
+class LabelIndex(Protocol):
+    """Which cuboids hold a label: a superset that readers verify."""
+
+    async def append(
+        self, channel_id: int, level: int, t: int, mortons_of: Mapping[int, Sequence[int]]
+    ) -> None:
+        """Note that each label is (or is about to be) in these cuboids; durable when it returns."""
+
+    async def mortons(self, channel_id: int, level: int, label: int) -> Sequence[tuple[int, int]]:
+        """(timestep, Morton code) of the cuboids that may hold a label, ascending."""
+
+    async def discard(
+        self, channel_id: int, level: int, label: int, cuboids: Sequence[tuple[int, int]]
+    ) -> None:
+        """Forget (timestep, Morton code) entries that a check found empty of the label."""
+
+    async def delete_channel(self, channel_id: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a store can serve; `reason` is for operators, without paths and hosts."""
+
+    ready: bool
+    reason: str = ""
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Stores(Protocol):
+    """One engine: all that the layers above ask for. Whoever opened it closes it."""
+
+    @property
+    def cuboids(self) -> CuboidStore: ...
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    @property
+    def jobs(self) -> Jobs: ...
+
+    @property
+    def objects(self) -> ObjectStore: ...
+
+    @property
+    def labels(self) -> LabelIndex: ...
+
+    async def health(self) -> Health:
+        """Whether it answers and fits this version of ndcass."""
+
+    async def maintain(self) -> None:
+        """One bounded step of housekeeping (reclaim space, drop what is old)."""
+
+    async def close(self) -> None:
+        """Let go of everything; acknowledged writes are durable already."""

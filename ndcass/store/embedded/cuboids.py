@@ -1,0 +1,790 @@
+"""Cuboids on one machine: payloads in segment files, the index over them in LMDB.
+
+A write appends payloads to the segment of its process, while the body still arrives, and touches
+the index only at its commit: sync the segment, then one LMDB transaction that puts all of its
+entries or none. Commits that come meanwhile share the next sync and transaction.
+
+A write that covers a cuboid in part merges with what the index showed when it was added. Its entry
+says so, and if another write was faster the transaction finds another value there, merges again and
+appends the result: nothing is locked while a body arrives, and no voxel of either is lost.
+
+Index key: channel, pyramid, level, timestep, Morton code, big-endian, so that a level lies in
+Morton order. Value: kind, write id, then a location, or the payload itself where it is small (a
+constant cuboid needs no record). A cuboid of nothing but zeros and no exceptions has no entry.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import enum
+import fcntl
+import logging
+import os
+import struct
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import lmdb
+import numpy as np
+import numpy.typing as npt
+
+from ndcass import codec
+from ndcass.concurrency import GroupRunner, run_cpu
+from ndcass.errors import CorruptValue, NdcassError, StoreError, StoreFull, StoreTimeout
+from ndcass.geometry import Zyx
+from ndcass.merge import EMPTY, Cuboid, CuboidRow, Exceptions, WriteOp, apply
+from ndcass.store.base import CuboidAddress, CuboidWrite, StoredCuboid
+from ndcass.store.clock import WriteClock
+from ndcass.store.embedded.segments import (
+    SEGMENT_BYTES,
+    Location,
+    Record,
+    SegmentGone,
+    SegmentReader,
+    SegmentWriter,
+    is_resident,
+    records_in,
+    segment_path,
+    store_error,
+    sync_folder,
+)
+
+log = logging.getLogger(__name__)
+
+# Address space for the index, not disk: about a thousand million cuboids.
+INDEX_MAP_BYTES = 1 << 37
+# Payloads up to this size live in the index.
+INLINE_BYTES = 256
+# Posted voxels that a commit may have to merge again are kept in memory up to this many bytes a
+# write, beyond it in the segment.
+REDO_BYTES = 8 << 20
+# Cuboids looked up in one go, and addresses of one page of a scan.
+PAGE = 1024
+# A segment with less of use than this share is copied and dropped.
+WORTH_KEEPING = 0.5
+# How often a reader asks the index anew when a segment went away under its hands.
+TRIES = 8
+
+_KEY = struct.Struct(">QBBqQ")
+_PREFIX = struct.Struct(">Q")
+_AT = struct.Struct("<B16sQQI")
+_INLINE = struct.Struct("<B16s")
+_COUNT = struct.Struct("<q")
+_IN_INDEX, _IN_SEGMENT = 0, 1
+_ORIGIN: Zyx = (0, 0, 0)
+
+
+class _RedoFrom(enum.Enum):
+    """Where the posted voxels are, should a commit have to merge again."""
+
+    NEVER = enum.auto()  # the cuboid after the write is the same whatever was there
+    PAYLOAD = enum.auto()  # the payload is what was posted, and zeros, which mean nothing
+    MEMORY = enum.auto()
+    SPOOL = enum.auto()  # a record of their own in the segment
+
+
+class _Redo(NamedTuple):
+    """What was posted, for a commit that has to merge again."""
+
+    write: CuboidWrite  # without voxels where `stored` holds them
+    stored: bytes | None  # as the value of an index entry
+    shape_zyx: Zyx  # that the checksum of `stored` covers
+
+
+class _Entry(NamedTuple):
+    """One change of the index, with what the index said when it was prepared."""
+
+    address: CuboidAddress
+    expected: bytes | None
+    value: bytes | None  # None: no entry, the cuboid is zeros
+    redo: _Redo | None  # None: the write does not depend on what was there
+    optional: bool = False  # leave it, if another write was faster (copying of segments)
+
+
+@dataclass(slots=True)
+class _Commit:
+    """The entries of one batch."""
+
+    write_id: bytes
+    entries: list[_Entry] = field(default_factory=list)
+    segments: set[SegmentWriter] = field(default_factory=set)
+    kept_bytes: int = 0  # posted voxels that are kept in memory for merging again
+
+
+class EmbeddedCuboids:
+    """The `CuboidStore` of the embedded engine; one object a process, any number of processes."""
+
+    def __init__(self, folder: Path, env: lmdb.Environment, *, segment_bytes: int) -> None:
+        self._folder = folder
+        self._env = env
+        self._cuboids = env.open_db(b"cuboids")
+        self._live = env.open_db(b"live bytes")
+        self._segment_bytes = segment_bytes
+        self._reader = SegmentReader(folder)
+        self._clock = WriteClock()
+        self._commits = GroupRunner(self._commit_group)
+        self._lock = threading.Lock()
+        self._active: SegmentWriter | None = None
+        self._pins: Counter[SegmentWriter] = Counter()
+
+    @classmethod
+    def open(cls, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> Self:
+        """Open the cuboids in a store's folder, made if there are none. Blocks."""
+        segments = folder / "segments"
+        try:
+            segments.mkdir(exist_ok=True)
+            env = lmdb.open(
+                str(folder / "index.lmdb"),
+                subdir=False,
+                map_size=INDEX_MAP_BYTES,
+                max_dbs=4,
+                max_readers=1024,
+                mode=0o600,
+            )
+            sync_folder(folder)
+        except lmdb.Error as error:
+            raise StoreError(f"the index of the store cannot be opened: {error}") from error
+        except OSError as error:
+            raise store_error(error) from error
+        return cls(segments, env, segment_bytes=segment_bytes)
+
+    # -- reading
+
+    def read_now(self, addresses: Sequence[CuboidAddress]) -> Sequence[StoredCuboid] | None:
+        """As `CuboidStore.read_now`: what is in memory, without a change of thread."""
+        try:
+            found = self._lookup(addresses)
+        except SegmentGone:
+            return None
+        if all(is_resident(memoryview(row.payload)) for _, rows in found for row in rows):
+            return found
+        return None
+
+    async def read(
+        self, addresses: Sequence[CuboidAddress]
+    ) -> AsyncIterator[Sequence[StoredCuboid]]:
+        """As `CuboidStore.read`."""
+        for first in range(0, len(addresses), PAGE):
+            found = await run_cpu(self._found, addresses[first : first + PAGE])
+            if found:
+                yield found
+
+    def _found(self, addresses: Sequence[CuboidAddress]) -> Sequence[StoredCuboid]:
+        for _ in range(TRIES):
+            with contextlib.suppress(SegmentGone):
+                return self._lookup(addresses)
+        raise StoreError("the store's segments change faster than they can be read")
+
+    def _lookup(self, addresses: Sequence[CuboidAddress]) -> list[StoredCuboid]:
+        with _index_errors(), self._env.begin(self._cuboids) as txn:
+            values = [(address, txn.get(_KEY.pack(*address))) for address in addresses]
+        return [(address, (self._row(address, value),)) for address, value in values if value]
+
+    def _row(self, address: CuboidAddress, value: bytes) -> CuboidRow:
+        write_id, payload = self._payload(address, value)
+        header = _peek_shape(payload)
+        return CuboidRow(write_id, WriteOp.BASE, _ORIGIN, header, payload)
+
+    def _payload(self, address: CuboidAddress, value: bytes) -> tuple[bytes, memoryview]:
+        if value[0] == _IN_INDEX:
+            return value[1:17], memoryview(value)[_INLINE.size :]
+        if len(value) != _AT.size:
+            raise CorruptValue(f"{address}: the index entry has a wrong size")
+        _, write_id, *where = _AT.unpack(value)
+        try:
+            return write_id, self._reader.view(Location(*where))
+        except CorruptValue as error:
+            raise CorruptValue(f"{address}: {error}") from error
+        except OSError as error:
+            raise store_error(error) from error
+
+    async def scan(
+        self,
+        channel_id: int,
+        *,
+        pyramid: int | None = None,
+        level: int | None = None,
+        after: CuboidAddress | None = None,
+    ) -> AsyncIterator[Sequence[CuboidAddress]]:
+        """As `CuboidStore.scan`."""
+        page_after = _KEY.pack(*after) if after else None
+        while True:
+            page = await run_cpu(self._page, channel_id, page_after)
+            if not page:
+                return
+            page_after = _KEY.pack(*page[-1])
+            kept = [
+                a
+                for a in page
+                if (pyramid is None or a.pyramid == pyramid) and (level is None or a.level == level)
+            ]
+            if kept:
+                yield kept
+
+    def _page(self, channel_id: int, after: bytes | None) -> list[CuboidAddress]:
+        prefix = _PREFIX.pack(channel_id)
+        with _index_errors(), self._env.begin(self._cuboids) as txn, txn.cursor() as cursor:
+            page: list[CuboidAddress] = []
+            more = cursor.set_range(after or prefix)
+            if more and after and cursor.key() == after:
+                more = cursor.next()
+            while more and cursor.key().startswith(prefix) and len(page) < PAGE:
+                page.append(CuboidAddress(*_KEY.unpack(cursor.key())))
+                more = cursor.next()
+            return page
+
+    async def verify(
+        self, addresses: Sequence[CuboidAddress]
+    ) -> Sequence[tuple[CuboidAddress, str]]:
+        """As `CuboidStore.verify`."""
+        return await run_cpu(self._verify, addresses)
+
+    def _verify(self, addresses: Sequence[CuboidAddress]) -> list[tuple[CuboidAddress, str]]:
+        damaged = []
+        for address in addresses:
+            try:
+                for found, rows in self._found([address]):
+                    for row in rows:
+                        _decode(found, row)
+            except StoreError as error:
+                damaged.append((address, str(error)))
+        return damaged
+
+    # -- writing
+
+    def batch(self) -> "EmbeddedBatch":
+        """A new write."""
+        return EmbeddedBatch(self)
+
+    def new_commit(self) -> _Commit:
+        """Nothing yet to commit, under a new write id."""
+        return _Commit(self._clock.next_id())
+
+    def prepare(self, writes: Sequence[CuboidWrite], commit: _Commit) -> None:
+        """Merge, encode and append some writes, and note them in a commit; blocks."""
+        current = dict(self._current([write.address for write in writes]))
+        records: list[Record] = []
+        prepared = []
+        for write in writes:
+            expected = current[write.address]
+            payload = self._merged_payload(write, expected, commit.write_id)
+            if payload is not _NOTHING:
+                redo = self._plan_redo(write, expected, commit)
+                prepared.append(_prepare(write, expected, payload, redo, records, commit.write_id))
+        locations = self._append(records, commit)
+        commit.entries += [item.entry(locations, commit.write_id) for item in prepared]
+
+    def _plan_redo(
+        self, write: CuboidWrite, expected: bytes | None, commit: _Commit
+    ) -> "_RedoFrom":
+        """Where a commit that must merge again finds what was posted."""
+        if _is_independent(write):
+            return _RedoFrom.NEVER
+        if expected is None and _paints(write):
+            return _RedoFrom.PAYLOAD
+        if commit.kept_bytes + write.voxels.nbytes <= REDO_BYTES:
+            commit.kept_bytes += write.voxels.nbytes
+            return _RedoFrom.MEMORY
+        return _RedoFrom.SPOOL
+
+    def _current(
+        self, addresses: Sequence[CuboidAddress]
+    ) -> Iterator[tuple[CuboidAddress, bytes | None]]:
+        with _index_errors(), self._env.begin(self._cuboids) as txn:
+            for address in addresses:
+                yield address, txn.get(_KEY.pack(*address))
+
+    def _merged_payload(
+        self, write: CuboidWrite, value: bytes | None, write_id: bytes
+    ) -> "list[codec.Buffer] | None":
+        """The cuboid after a write: payload, None for zeros, _NOTHING where nothing changes."""
+        voxels = write.voxels
+        if write.op != WriteOp.REPLACE and not voxels.any():
+            return _NOTHING
+        whole = voxels.shape == write.cuboid_zyx
+        if whole and (_is_independent(write) or (value is None and _paints(write))):
+            cuboid = Cuboid(_positive_zeros(voxels, write.op), EMPTY)
+        else:
+            cuboid = apply(self._base(write, value), write.op, write.corner_zyx, voxels)
+        if not cuboid.voxels.any() and not len(cuboid.exceptions.offsets):
+            return None
+        return codec.encode_parts(
+            cuboid.voxels,
+            cuboid.exceptions,
+            identity=_identity(write.address, write_id, write.cuboid_zyx),
+        )
+
+    def _base(self, write: CuboidWrite, value: bytes | None) -> Cuboid:
+        if value is None:
+            return Cuboid(np.zeros(write.cuboid_zyx, dtype=write.voxels.dtype), EMPTY)
+        for _ in range(TRIES):
+            try:
+                row = self._row(write.address, value)
+            except SegmentGone:
+                # Copied elsewhere meanwhile: what is read now need not be what was expected, which
+                # the commit finds out.
+                value = dict(self._current([write.address]))[write.address]
+                if value is None:
+                    return Cuboid(np.zeros(write.cuboid_zyx, dtype=write.voxels.dtype), EMPTY)
+                continue
+            voxels, exceptions = _decode(write.address, row)
+            if voxels.dtype != write.voxels.dtype or voxels.shape != write.cuboid_zyx:
+                raise CorruptValue(f"{write.address}: stored as {voxels.dtype} {voxels.shape}")
+            return Cuboid(voxels, exceptions)
+        raise StoreError("the store's segments change faster than they can be read")
+
+    def _append(self, records: list[Record], commit: _Commit) -> list[Location]:
+        if not records:
+            return []
+        try:
+            writer = self._pinned_writer(commit)
+            return writer.append(records)
+        except OSError as error:
+            raise store_error(error) from error
+
+    def _pinned_writer(self, commit: _Commit) -> SegmentWriter:
+        """The open segment, which stays until the commit lets go of it."""
+        with self._lock:
+            writer = self._active
+            if writer is None or writer.broken or writer.used_bytes >= self._segment_bytes:
+                self._active = None
+                if writer is not None and not self._pins[writer]:
+                    self._close(writer)
+                writer = self._active = SegmentWriter(self._folder, _new_segment())
+            if writer not in commit.segments:
+                commit.segments.add(writer)
+                self._pins[writer] += 1
+            return writer
+
+    def release(self, commit: _Commit) -> None:
+        """Let go of the segments that a commit wrote to."""
+        with self._lock:
+            for writer in commit.segments:
+                self._pins[writer] -= 1
+                if not self._pins[writer]:
+                    del self._pins[writer]
+                    if writer is not self._active:
+                        self._close(writer)
+            commit.segments.clear()
+
+    def _close(self, writer: SegmentWriter) -> None:
+        with contextlib.suppress(OSError):  # only the unused tail of the file stays
+            writer.close()
+
+    async def commit(self, commit: _Commit) -> None:
+        """Make a batch durable and visible, together with others that wait."""
+        if commit.entries:
+            await self._commits.run(commit)
+
+    def _commit_group(self, commits: Sequence[_Commit]) -> list[Exception | None]:
+        """One sync and one transaction for several batches; runs in a thread."""
+        outcomes: dict[int, Exception] = {}
+        for writer in {writer for commit in commits for writer in commit.segments}:
+            try:
+                writer.sync()
+            except (OSError, StoreError) as error:
+                broken = store_error(error) if isinstance(error, OSError) else error
+                outcomes |= {
+                    index: broken
+                    for index, commit in enumerate(commits)
+                    if writer in commit.segments
+                }
+        good = [(i, commit) for i, commit in enumerate(commits) if i not in outcomes]
+        try:
+            self._transact([commit for _, commit in good])
+        except (NdcassError, OSError) as error:
+            if len(good) > 1:  # one bad write must not take the others with it
+                return [outcomes.get(i) or self._commit_alone(c) for i, c in enumerate(commits)]
+            failed = store_error(error) if isinstance(error, OSError) else error
+            outcomes |= {i: failed for i, _ in good}
+        return [outcomes.get(index) for index in range(len(commits))]
+
+    def _commit_alone(self, commit: _Commit) -> Exception | None:
+        return self._commit_group([commit])[0]
+
+    def _transact(self, commits: Sequence[_Commit]) -> None:
+        redone = _Commit(b"")
+        try:
+            with _index_errors(), self._env.begin(self._cuboids, write=True) as txn:
+                live: Counter[int] = Counter()
+                for commit in commits:
+                    for entry in commit.entries:
+                        self._put(txn, entry, commit.write_id, redone, live)
+                self._count(txn, live)
+                for writer in redone.segments:
+                    writer.sync()
+        finally:
+            self.release(redone)
+
+    def _put(
+        self, txn: Any, entry: _Entry, write_id: bytes, redone: _Commit, live: Counter[int]
+    ) -> None:
+        """Change one entry; `txn` is lmdb's, which has no types."""
+        key = _KEY.pack(*entry.address)
+        found = txn.get(key)
+        value = entry.value
+        if found != entry.expected:
+            if entry.optional:
+                return
+            if entry.redo is not None:
+                value = self._merge_again(entry.redo, found, write_id, redone)
+        if found is not None:
+            _count_location(live, found, -1)
+        if value is None:
+            txn.delete(key)
+        else:
+            _count_location(live, value, +1)
+            txn.put(key, value)
+
+    def _merge_again(
+        self, redo: _Redo, found: bytes | None, write_id: bytes, redone: _Commit
+    ) -> bytes | None:
+        write = redo.write
+        if redo.stored is not None:
+            row = self._row(write.address, redo.stored)
+            voxels, _ = codec.decode(
+                row.payload, identity=_identity(write.address, write_id, redo.shape_zyx)
+            )
+            write = dataclasses.replace(write, voxels=voxels)
+        payload = self._merged_payload(write, found, write_id)
+        if payload is _NOTHING:
+            return found
+        records: list[Record] = []
+        prepared = _prepare(write, found, payload, _RedoFrom.NEVER, records, write_id)
+        return prepared.entry(self._append(records, redone), write_id).value
+
+    def _count(self, txn: Any, live: Counter[int]) -> None:
+        """Keep the bytes of use in every segment; `txn` is lmdb's, which has no types."""
+        for segment, change in live.items():
+            key = _PREFIX.pack(segment)
+            (before,) = _COUNT.unpack(txn.get(key, _COUNT.pack(0), db=self._live))
+            txn.put(key, _COUNT.pack(before + change), db=self._live)
+
+    # -- deleting, housekeeping
+
+    async def delete_channel(self, channel_id: int) -> int:
+        """As `CuboidStore.delete_channel`, a page a transaction so that writers get their turn."""
+        deleted = 0
+        while count := await run_cpu(self._delete_page, channel_id):
+            deleted += count
+        return deleted
+
+    def _delete_page(self, channel_id: int) -> int:
+        page = self._page(channel_id, None)
+        live: Counter[int] = Counter()
+        with _index_errors(), self._env.begin(self._cuboids, write=True) as txn:
+            for address in page:
+                found = txn.pop(_KEY.pack(*address))
+                if found is not None:
+                    _count_location(live, found, -1)
+            self._count(txn, live)
+        return len(page)
+
+    async def maintain(self) -> None:
+        """Drop or copy one segment that holds little of use, if there is one."""
+        await run_cpu(self._reader.forget_dropped)
+        segment = await run_cpu(self._wasteful_segment)
+        if segment is not None:
+            await self._copy_segment(segment)
+
+    def _wasteful_segment(self) -> int | None:
+        with self._lock:
+            active = self._active
+            if (
+                active is not None
+                and not self._pins[active]
+                and active.used_bytes > self._segment_bytes // 8
+                and self._waste(active.segment, active.used_bytes)
+            ):
+                self._active = None
+                self._close(active)
+        for path in sorted(self._folder.glob("*.seg")):
+            segment = int(path.stem, 16)
+            with contextlib.suppress(FileNotFoundError):
+                if self._waste(segment, path.stat().st_size) and not _is_locked(path):
+                    return segment
+        return None
+
+    def _waste(self, segment: int, size: int) -> bool:
+        with _index_errors(), self._env.begin(self._live) as txn:
+            (live,) = _COUNT.unpack(txn.get(_PREFIX.pack(segment), _COUNT.pack(0)))
+        return bool(live < WORTH_KEEPING * size)
+
+    async def _copy_segment(self, segment: int) -> None:
+        """Copy what is of use, then drop the file. Readers that had it mapped keep their view."""
+        try:
+            fd = os.open(segment_path(self._folder, segment), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # another process was faster
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            addresses = await run_cpu(self._useful, segment)
+            for first in range(0, len(addresses), 64):
+                commit = _Commit(self._clock.next_id())
+                try:
+                    await run_cpu(self._copy, segment, addresses[first : first + 64], commit)
+                    await self.commit(commit)
+                finally:
+                    self.release(commit)
+            await run_cpu(self._drop, segment)
+        finally:
+            os.close(fd)
+
+    def _useful(self, segment: int) -> list[CuboidAddress]:
+        """Addresses whose index entry points into a segment."""
+        file = self._whole(segment)
+        if file is None:
+            return []
+        seen = {address for address, _, _, _ in records_in(file)}
+        return [
+            address
+            for address, value in self._current(sorted(seen))
+            if value is not None and _segment_of(value) == segment
+        ]
+
+    def _whole(self, segment: int) -> memoryview | None:
+        size = segment_path(self._folder, segment).stat().st_size
+        return self._reader.view(Location(segment, 0, size)) if size else None
+
+    def _copy(self, segment: int, addresses: Sequence[CuboidAddress], commit: _Commit) -> None:
+        """Append the payloads of some cuboids as they are, once they fit their checksum."""
+        records, old = [], []
+        for address, value in self._current(addresses):
+            if value is None or _segment_of(value) != segment:
+                continue
+            row = self._row(address, value)
+            try:
+                _decode(address, row)
+            except CorruptValue as error:
+                log.error("a damaged value stays where it is: %s", error)
+                continue
+            records.append(Record(address, row.write_id, [row.payload]))
+            old.append(value)
+        locations = self._append(records, commit)
+        commit.entries += [
+            _Entry(r.address, value, _AT.pack(_IN_SEGMENT, r.write_id, *at), None, optional=True)
+            for r, value, at in zip(records, old, locations, strict=True)
+        ]
+
+    def _drop(self, segment: int) -> None:
+        """Remove a segment that nothing in the index points to."""
+        with _index_errors(), self._env.begin(self._live, write=True) as txn:
+            (live,) = _COUNT.unpack(txn.get(_PREFIX.pack(segment), _COUNT.pack(0)))
+            if live:
+                return  # a copy was not possible; the next round tries again
+            txn.delete(_PREFIX.pack(segment))
+        self._reader.forget(segment)
+        segment_path(self._folder, segment).unlink(missing_ok=True)
+
+    # -- the end
+
+    def health(self) -> str:
+        """Why the store cannot serve, or nothing. Blocks for a read of the index."""
+        with _index_errors():
+            self._env.stat()
+        return ""
+
+    async def close(self) -> None:
+        """Let go of the files once the commits that have begun are done."""
+        await self._commits.close()
+        await run_cpu(self._close_files)
+
+    def _close_files(self) -> None:
+        with self._lock:
+            for writer in {*self._pins, *([self._active] if self._active else [])}:
+                self._close(writer)
+            self._active = None
+            self._pins.clear()
+        self._env.close()
+
+
+class EmbeddedBatch:
+    """One write of many cuboids; see `CuboidBatch`."""
+
+    def __init__(self, store: EmbeddedCuboids) -> None:
+        self._store = store
+        self._commit = store.new_commit()
+        self._committing: asyncio.Task[None] | None = None
+
+    async def add(self, writes: Sequence[CuboidWrite]) -> None:
+        """Merge, encode and append some cuboids."""
+        if writes:
+            await run_cpu(self._store.prepare, writes, self._commit)
+
+    async def commit(self) -> None:
+        """Sync and publish."""
+        # A commit that has begun ends as one unit, whoever waits for it.
+        self._committing = asyncio.ensure_future(self._store.commit(self._commit))
+        await asyncio.shield(self._committing)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._committing is not None and not self._committing.done():
+            # The caller was cancelled: the segment stays pinned until the commit is over.
+            self._committing.add_done_callback(lambda _: self._store.release(self._commit))
+            return
+        self._store.release(self._commit)
+
+
+# A write that changes nothing; told from other payloads by identity.
+_NOTHING: list[codec.Buffer] = []
+
+
+class _Prepared(NamedTuple):
+    """A write whose records have no places yet."""
+
+    write: CuboidWrite
+    expected: bytes | None
+    inline: bytes | None
+    record: int | None
+    redo: _RedoFrom
+    spool_record: int | None
+
+    def entry(self, locations: Sequence[Location], write_id: bytes) -> _Entry:
+        """The change of the index, once the records are written."""
+        value = self.inline
+        if self.record is not None:
+            value = _AT.pack(_IN_SEGMENT, write_id, *locations[self.record])
+        return _Entry(
+            self.write.address, self.expected, value, self._redo(value, locations, write_id)
+        )
+
+    def _redo(
+        self, value: bytes | None, locations: Sequence[Location], write_id: bytes
+    ) -> _Redo | None:
+        write = self.write
+        if self.redo is _RedoFrom.NEVER:
+            return None
+        if self.redo is _RedoFrom.PAYLOAD:
+            whole = dataclasses.replace(write, corner_zyx=_ORIGIN, voxels=write.voxels[:0])
+            return _Redo(whole, value, write.cuboid_zyx)
+        if self.spool_record is not None:
+            stored = _AT.pack(_IN_SEGMENT, write_id, *locations[self.spool_record])
+            return _Redo(dataclasses.replace(write, voxels=write.voxels[:0]), stored, _ORIGIN)
+        # A copy: the caller's buffer takes the next slab while this one waits for its commit.
+        return _Redo(dataclasses.replace(write, voxels=write.voxels.copy()), None, _ORIGIN)
+
+
+def _prepare(
+    write: CuboidWrite,
+    expected: bytes | None,
+    payload: list[codec.Buffer] | None,
+    redo: _RedoFrom,
+    records: list[Record],
+    write_id: bytes,
+) -> _Prepared:
+    """Add to `records` what a write needs in the segment."""
+    inline = record = spool_record = None
+    if payload is not None and sum(map(len, payload)) <= INLINE_BYTES:
+        inline = _INLINE.pack(_IN_INDEX, write_id) + b"".join(payload)
+    elif payload is not None:
+        record = len(records)
+        records.append(Record(write.address, write_id, payload))
+    if redo is _RedoFrom.SPOOL:
+        spool_record = len(records)
+        parts = codec.encode_parts(
+            write.voxels, identity=_identity(write.address, write_id, _ORIGIN)
+        )
+        records.append(Record(write.address, write_id, parts))
+    return _Prepared(write, expected, inline, record, redo, spool_record)
+
+
+def _new_segment() -> int:
+    """A segment number that no process had before: chance is enough, and needs no transaction."""
+    return int.from_bytes(os.urandom(8), "big")
+
+
+def _is_independent(write: CuboidWrite) -> bool:
+    """Whether the cuboid after a write is the same whatever was there before."""
+    if write.voxels.shape != write.cuboid_zyx:
+        return False
+    if write.op == WriteOp.REPLACE:
+        return True
+    # Exceptions outlive a merge, so labels need what was there; only images can do without.
+    return write.op == WriteOp.MERGE and not write.keeps_exceptions and bool(write.voxels.all())
+
+
+def _paints(write: CuboidWrite) -> bool:
+    """Whether a write onto zeros leaves just its own voxels."""
+    return write.op in (WriteOp.MERGE, WriteOp.PRESERVE, WriteOp.EXCEPTION)
+
+
+def _positive_zeros(voxels: npt.NDArray[Any], op: WriteOp) -> npt.NDArray[Any]:
+    """Without -0.0, which counts as nothing posted (data plane 5.1)."""
+    if voxels.dtype.kind == "f" and op != WriteOp.REPLACE:
+        positive: npt.NDArray[Any] = voxels + voxels.dtype.type(0)
+        return positive
+    return voxels
+
+
+def _peek_shape(payload: memoryview) -> Zyx:
+    """The shape a payload claims; the codec checks it against the checksum."""
+    if len(payload) < 8:
+        return _ORIGIN
+    z, y, x = struct.unpack_from("<HHH", payload, 2)
+    return (z, y, x)
+
+
+def _decode(address: CuboidAddress, row: CuboidRow) -> tuple[npt.NDArray[Any], Exceptions]:
+    try:
+        return codec.decode(row.payload, identity=_identity(address, row.write_id, row.shape_zyx))
+    except CorruptValue as error:
+        raise CorruptValue(f"{address}: {error}") from error
+
+
+def _identity(address: CuboidAddress, write_id: bytes, shape_zyx: Zyx) -> bytes:
+    return codec.row_identity(address, write_id, WriteOp.BASE, _ORIGIN, shape_zyx)
+
+
+def _segment_of(value: bytes) -> int | None:
+    return int(_AT.unpack(value)[2]) if value[0] == _IN_SEGMENT else None
+
+
+def _count_location(live: Counter[int], value: bytes, sign: int) -> None:
+    if value[0] == _IN_SEGMENT:
+        _, _, segment, offset, size = _AT.unpack(value)
+        live[segment] += sign * Location(segment, offset, size).stored_bytes
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process still writes to a segment."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+@contextlib.contextmanager
+def _index_errors() -> Iterator[None]:
+    """LMDB's errors as ours."""
+    try:
+        yield
+    except (lmdb.MapFullError, lmdb.DiskError) as error:
+        raise StoreFull("no space is left in the store; nothing of this write was kept") from error
+    except lmdb.ReadersFullError as error:
+        raise StoreTimeout("too many readers of the store at once") from error
+    except lmdb.Error as error:
+        if any(word in str(error) for word in ("No space", "File too large", "quota")):
+            raise StoreFull(
+                "no space is left in the store; nothing of this write was kept"
+            ) from error
+        raise StoreError("the index of the store cannot be used") from error
