@@ -1,0 +1,61 @@
+# Everything is done through this file, by people and by CI (.ci/run).
+
+PYTHON ?= python3
+PORT ?= 8000
+DATA ?= data
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made
+
+.PHONY: help run test setup fmt lint types layers check bench cluster-up cluster-down
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run     a server with a demo volume on http://127.0.0.1:$(PORT) (PORT=, DATA=)"
+	@echo "make test    all tests"
+	@echo "make check   format, lint, types and layers, in seconds"
+	@echo "make fmt     format and fix what can be fixed"
+	@echo "make bench   the benchmarks, one after the other"
+	@echo "make setup   the virtual environment in $(VENV) (PYTHON= chooses the interpreter)"
+
+run: $(STAMP)
+	$(BIN)/ndcass serve --demo --data "$(DATA)" --port "$(PORT)"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+setup: $(STAMP)
+
+# Nothing is done while setup.py and pyproject.toml are older than the stamp.
+$(STAMP): setup.py pyproject.toml
+	@$(PYTHON) tools/check_python.py || { \
+		echo "Choose another with: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -c "" 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python tools/check_python.py || { \
+		echo "Remove $(VENV) and run make again." >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $(STAMP)
+
+fmt: $(STAMP)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/python tools/typecheck.py
+
+layers: $(STAMP)
+	$(BIN)/python -m pytest --quiet tests/test_layers.py
+
+check: lint types layers
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only
+
+cluster-up cluster-down:
+	@echo "make $@: the Cassandra engine comes with the next release; this one has the embedded engine." >&2
+	@exit 1

@@ -1,0 +1,24 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real image stacks and recordings, which is no part of the project.
+
+    `NDCASS_SHARED` names it, relative to the project; by default it lies beside the project. Where
+    CI is told to run (`CI=true`) it has to be there.
+    """
+    folder = (ROOT / os.environ.get("NDCASS_SHARED", "../shared")).resolve()
+    if folder.is_dir():
+        return folder
+    reason = f"no folder {folder}: set NDCASS_SHARED to the one with real data"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
