@@ -3,9 +3,10 @@
 Pure: no store, no clock. The embedded engine merges one row at a time when it is written, Cassandra
 merges all of them when they are read; both through `apply_in_place`.
 
-After every op of a row: no exception names the label that is painted at its voxel, and exceptions are
-unique and sorted. A row's zeros mean "nothing here" to every op but REPLACE and BASE; a float's -0.0 is
-a zero, NaN is not. Signed labels count by their bits, so that a label and its exception are the same 64 bits.
+After every op of a row: no exception names the label that is painted at its voxel, and exceptions
+are unique and sorted. A row's zeros mean "nothing here" to every op but REPLACE and BASE; a float's
+-0.0 is a zero, NaN is not. Signed labels count by their bits, so that a label and its exception are
+the same 64 bits.
 """
 
 import enum
@@ -77,13 +78,13 @@ EMPTY = Exceptions(np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.uint64))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cuboid:
-    """What a reader sees of one cuboid: voxels (order z, y, x; perhaps read-only) and exceptions."""
+    """What a reader sees of one cuboid: voxels (order z, y, x; maybe read-only) and exceptions."""
 
     voxels: Voxels
     exceptions: Exceptions = EMPTY
 
 
-# One row as the codec decoded it: op, corner in the cuboid, voxels of the row's box, exceptions (BASE).
+# One row, decoded: op, corner in the cuboid, voxels of the row's box, exceptions (of a BASE).
 DecodedRow = tuple[WriteOp, Zyx, Voxels, Exceptions]
 
 
@@ -222,10 +223,29 @@ def apply_in_place(
             return _promoted(left, base, corner_zyx, gone)
 
 
+def truth(voxels: Voxels) -> Voxels:
+    """Where something is posted, to ask for `any` or `all`.
+
+    Floats are compared with zero first: `any` of a signalling NaN gives its answer with a warning.
+    """
+    return voxels != 0 if voxels.dtype.kind == "f" else voxels
+
+
+def without_negative_zeros(voxels: Voxels, op: WriteOp) -> Voxels:
+    """The posted voxels with 0.0 for -0.0 where the op takes that for "nothing here".
+
+    For a store that keeps them as they come: a lone row is read without a merge. NaNs keep their
+    bits, which ``voxels + 0.0`` would change.
+    """
+    if voxels.dtype.kind == "f" and op not in (WriteOp.BASE, WriteOp.REPLACE):
+        return np.where(voxels == 0, voxels.dtype.type(0), voxels)
+    return voxels
+
+
 def _fits(cuboid_shape: tuple[int, ...], corner_zyx: Zyx, shape: tuple[int, ...]) -> bool:
     """Whether a box lies in a cuboid."""
     return len(shape) == 3 and all(
-        0 <= corner and corner + size <= whole
+        0 <= corner <= whole - size
         for corner, size, whole in zip(corner_zyx, shape, cuboid_shape, strict=True)
     )
 

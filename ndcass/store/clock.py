@@ -1,8 +1,8 @@
 """Write ids: 16 bytes that order the writes of all processes, as bytes.
 
 A hybrid logical clock (48 bits of milliseconds since 1970, 16 bits of counter, big-endian) and 8
-random bytes. The time part only moves forward, whatever the wall clock does; the random part keeps ids
-of different clocks apart.
+random bytes. The time part only moves forward, whatever the wall clock does; the random part keeps
+ids of different clocks apart.
 
 Source: S. Kulkarni and others (2014), "Logical Physical Clocks and Consistent Snapshots".
 """

@@ -16,10 +16,12 @@ from ndcass.merge import (
     apply,
     apply_in_place,
     merge_rows,
+    truth,
+    without_negative_zeros,
 )
 
 SHAPE = (2, 3, 4)
-INTEGERS = "<u1 <u2 <u4 <u8 <i1 <i2 <i4 <i8".split()
+INTEGERS = ["<u1", "<u2", "<u4", "<u8", "<i1", "<i2", "<i4", "<i8"]
 FLOATS = ["<f4", "<f8"]
 IMAGE_OPS = [WriteOp.MERGE, WriteOp.REPLACE, WriteOp.PRESERVE]
 LABEL_OPS = [WriteOp.EXCEPTION, WriteOp.REDUCE, WriteOp.ERASE]
@@ -53,13 +55,13 @@ class Model:
         label = int(v) % (1 << 64) if np.dtype(self.dtype).kind in "iu" else None
         if op == WriteOp.MERGE or (op == WriteOp.PRESERVE and stored == 0):
             self.painted[at] = v
-            others.discard(label)  # type: ignore[arg-type]  # None is in no set
+            others.discard(label)
         elif op == WriteOp.EXCEPTION:
             if stored == 0:
                 self.painted[at] = v
-                others.discard(label)  # type: ignore[arg-type]  # labels only: never None
-            elif stored != v:
-                others.add(label)  # type: ignore[arg-type]  # labels only: never None
+                others.discard(label)
+            elif stored != v and label is not None:
+                others.add(label)
         elif op == WriteOp.REDUCE and stored == v:
             self.painted[at] = np.zeros((), dtype=self.dtype)[()]
         elif op == WriteOp.ERASE and stored == v:
@@ -67,7 +69,7 @@ class Model:
             self.painted[at] = np.array([lowest], dtype=np.uint64).astype(self.dtype)[0]
             others.discard(lowest)
         elif op in (WriteOp.REDUCE, WriteOp.ERASE):
-            others.discard(label)  # type: ignore[arg-type]  # labels only: never None
+            others.discard(label)
 
     def voxels(self) -> npt.NDArray[Any]:
         return np.array(list(self.painted.values()), dtype=self.dtype).reshape(SHAPE)
@@ -262,3 +264,15 @@ def test_voxels_need_not_be_contiguous() -> None:
     for op in [*IMAGE_OPS, WriteOp.EXCEPTION, WriteOp.BASE]:
         merged = apply(Cuboid(np.zeros(SHAPE, dtype="<u2")), op, (0, 0, 0), part)
         assert np.array_equal(merged.voxels, part)
+
+
+SIGNALLING_NAN = np.array([0x7F800001, 0, 0x80000000], dtype="<u4").view("<f4")
+
+
+def test_a_signalling_nan_counts_and_keeps_its_bits_without_a_warning() -> None:
+    assert truth(SIGNALLING_NAN).tolist() == [True, False, False]
+    assert truth(np.array([3, 0], dtype="<u1")).any()
+    posted = without_negative_zeros(SIGNALLING_NAN, WriteOp.MERGE)
+    assert posted.view("<u4").tolist() == [0x7F800001, 0, 0]
+    kept = without_negative_zeros(SIGNALLING_NAN, WriteOp.REPLACE)
+    assert kept.view("<u4").tolist() == [0x7F800001, 0, 0x80000000]

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -102,4 +104,4 @@ def test_runs_are_split_where_a_code_is_missing() -> None:
 def test_runs_hold_exactly_the_codes_and_are_maximal(codes: list[int]) -> None:
     found = morton.runs(np.array(sorted(codes), dtype=np.uint64))
     assert [code for start, stop in found for code in range(start, stop)] == sorted(set(codes))
-    assert all(a[1] < b[0] for a, b in zip(found, found[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(found))
