@@ -1,0 +1,652 @@
+"""All protocols of `store.base` in dicts: the reference behaviour, for tests and trials.
+
+Nothing outlives the process and only one event loop may use it. Cuboids are kept as a distributed
+store keeps them, as rows that are only ever appended: a reader gets several rows a cuboid and
+merges them.
+"""
+
+import bisect
+import copy
+import dataclasses
+import json
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from ndcass import codec
+from ndcass.concurrency import run_cpu
+from ndcass.errors import AlreadyExists, Conflict, CorruptValue, InvalidRequest, NotFound
+from ndcass.merge import CuboidRow, WriteOp, truth, without_negative_zeros
+from ndcass.model import Channel, Dataset, Project, Token, TokenView, User
+from ndcass.store.base import (
+    Comparison,
+    CuboidAddress,
+    CuboidWrite,
+    Health,
+    Job,
+    JobState,
+    Predicate,
+    StoredCuboid,
+    StoredObject,
+)
+from ndcass.store.clock import WriteClock
+
+T = TypeVar("T")
+
+# Small, so that readers meet several pages.
+READ_PAGE = 16
+SCAN_PAGE = 64
+MOST_JOBS = 1000
+
+
+class MemoryStores:
+    """One of each store; see `store.base.Stores`."""
+
+    def __init__(self, *, now_s: Callable[[], float] = time.time) -> None:
+        self.cuboids = MemoryCuboids()
+        self.jobs = MemoryJobs(now_s)
+        self.catalog = MemoryCatalog(self.jobs)
+        self.objects = MemoryObjects()
+        self.labels = MemoryLabels()
+
+    async def health(self) -> Health:
+        """Always well."""
+        return Health(ready=True)
+
+    async def maintain(self) -> None:
+        """Nothing to do: rows are never folded."""
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+# -- cuboids
+
+
+class MemoryCuboids:
+    """The `CuboidStore` in a dict of rows, in the order of their ids."""
+
+    def __init__(self) -> None:
+        self.rows: dict[CuboidAddress, list[CuboidRow]] = {}
+        self._clock = WriteClock()
+
+    def batch(self) -> "MemoryBatch":
+        """A new write."""
+        return MemoryBatch(self, self._clock)
+
+    async def read(
+        self, addresses: Sequence[CuboidAddress]
+    ) -> AsyncIterator[Sequence[StoredCuboid]]:
+        """As `CuboidStore.read`."""
+        for first in range(0, len(addresses), READ_PAGE):
+            found = self.read_now(addresses[first : first + READ_PAGE])
+            if found:
+                yield found
+
+    def read_now(self, addresses: Sequence[CuboidAddress]) -> Sequence[StoredCuboid]:
+        """As `CuboidStore.read_now`; never None."""
+        return [(a, tuple(self.rows[a])) for a in addresses if a in self.rows]
+
+    async def scan(
+        self,
+        channel_id: int,
+        *,
+        pyramid: int | None = None,
+        level: int | None = None,
+        after: CuboidAddress | None = None,
+    ) -> AsyncIterator[Sequence[CuboidAddress]]:
+        """As `CuboidStore.scan`; sorts anew for every page, since cuboids may come and go."""
+        while True:
+            addresses = sorted(
+                address
+                for address in self.rows
+                if address.channel_id == channel_id
+                and (pyramid is None or address.pyramid == pyramid)
+                and (level is None or address.level == level)
+                and (after is None or address > after)
+            )
+            if not addresses:
+                return
+            page = addresses[:SCAN_PAGE]
+            yield page
+            after = page[-1]
+
+    async def verify(
+        self, addresses: Sequence[CuboidAddress]
+    ) -> Sequence[tuple[CuboidAddress, str]]:
+        """As `CuboidStore.verify`."""
+        damaged = []
+        for address, rows in self.read_now(addresses):
+            try:
+                for row in rows:
+                    codec.verify(row.payload, identity=_identity(address, row))
+            except CorruptValue as error:
+                damaged.append((address, str(error)))
+        return damaged
+
+    async def delete_channel(self, channel_id: int) -> int:
+        """As `CuboidStore.delete_channel`."""
+        return _forget(self.rows, lambda address: address.channel_id == channel_id)
+
+    def publish(self, rows: Sequence[tuple[CuboidAddress, CuboidRow]]) -> None:
+        """Make some rows visible at once."""
+        for address, row in rows:
+            bisect.insort(self.rows.setdefault(address, []), row, key=lambda r: r.write_id)
+
+
+class MemoryBatch:
+    """One write of many cuboids; see `CuboidBatch`."""
+
+    def __init__(self, store: MemoryCuboids, clock: WriteClock) -> None:
+        self._store = store
+        self._clock = clock
+        self._rows: list[tuple[CuboidAddress, CuboidRow]] = []
+
+    async def add(self, writes: Sequence[CuboidWrite]) -> None:
+        """Encode some cuboids."""
+        self._rows += await run_cpu(self._encoded, writes)
+
+    async def commit(self) -> None:
+        """Make them visible."""
+        self._store.publish(self._rows)
+        self._rows = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._rows = []
+
+    def _encoded(self, writes: Sequence[CuboidWrite]) -> list[tuple[CuboidAddress, CuboidRow]]:
+        return [
+            (write.address, _row(write, self._clock.next_id()))
+            for write in writes
+            # Zeros mean "nothing here", so a row of them would only cost its reader time.
+            if write.op in (WriteOp.BASE, WriteOp.REPLACE) or truth(write.voxels).any()
+        ]
+
+
+def _row(write: CuboidWrite, write_id: bytes) -> CuboidRow:
+    z, y, x = write.voxels.shape
+    row = CuboidRow(write_id, write.op, write.corner_zyx, (z, y, x), b"")
+    voxels = without_negative_zeros(write.voxels, write.op)
+    payload = codec.encode(voxels, identity=_identity(write.address, row))
+    return dataclasses.replace(row, payload=payload)
+
+
+def _identity(address: CuboidAddress, row: CuboidRow) -> bytes:
+    return codec.row_identity(address, row.write_id, row.op, row.corner_zyx, row.shape_zyx)
+
+
+# -- background work
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    owner: str
+    ends_s: float
+
+
+class MemoryJobs:
+    """The `Jobs` in a dict, oldest first."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._jobs: dict[str, Job] = {}
+        self._leases: dict[str, _Lease] = {}
+
+    async def submit(self, kind: str, channel_id: int, detail: Mapping[str, Any]) -> Job:
+        """As `Jobs.submit`."""
+        return self.submit_now(kind, channel_id, detail)
+
+    def submit_now(self, kind: str, channel_id: int, detail: Mapping[str, Any]) -> Job:
+        """`submit` inside a change of the catalogue."""
+        job = Job(
+            id=uuid.uuid4().hex,
+            kind=kind,
+            channel_id=channel_id,
+            detail=_json_copy(detail),
+            state=JobState.PENDING,
+            done_units=0,
+            total_units=0,
+            error="",
+            created_s=self._now_s(),
+        )
+        self._jobs[job.id] = job
+        return copy.deepcopy(job)
+
+    async def claim(self, kinds: Sequence[str], *, owner: str, lease_s: float) -> Job | None:
+        """As `Jobs.claim`."""
+        now = self._now_s()
+        for job in self._jobs.values():
+            if job.kind in kinds and self._is_free(job, now):
+                self._leases[job.id] = _Lease(owner, now + lease_s)
+                return self._change(job.id, state=JobState.STARTED)
+        return None
+
+    async def heartbeat(
+        self,
+        job_id: str,
+        *,
+        owner: str,
+        lease_s: float,
+        done_units: int,
+        total_units: int,
+        detail: Mapping[str, Any],
+    ) -> bool:
+        """As `Jobs.heartbeat`."""
+        if not self._is_owned(job_id, owner):
+            return False
+        self._leases[job_id] = _Lease(owner, self._now_s() + lease_s)
+        self._change(
+            job_id, done_units=done_units, total_units=total_units, detail=_json_copy(detail)
+        )
+        return True
+
+    async def finish(self, job_id: str, *, owner: str, error: str = "") -> bool:
+        """As `Jobs.finish`."""
+        if not self._is_owned(job_id, owner):
+            return False
+        self._change(job_id, state=JobState.FAILURE if error else JobState.SUCCESS, error=error)
+        return True
+
+    async def cancel(self, job_id: str) -> bool:
+        """As `Jobs.cancel`."""
+        if self._found(job_id).state not in (JobState.PENDING, JobState.STARTED):
+            return False
+        self._change(job_id, state=JobState.REVOKED)
+        return True
+
+    async def job(self, job_id: str) -> Job:
+        """As `Jobs.job`."""
+        return copy.deepcopy(self._found(job_id))
+
+    async def jobs(self, *, channel_id: int | None = None) -> Sequence[Job]:
+        """As `Jobs.jobs`."""
+        newest_first = reversed(self._jobs.values())
+        found = [job for job in newest_first if channel_id is None or job.channel_id == channel_id]
+        return copy.deepcopy(found[:MOST_JOBS])
+
+    def _found(self, job_id: str) -> Job:
+        return _known(self._jobs, job_id, "job")
+
+    def _is_free(self, job: Job, now: float) -> bool:
+        if job.state == JobState.STARTED:
+            return self._leases[job.id].ends_s <= now
+        return job.state == JobState.PENDING
+
+    def _is_owned(self, job_id: str, owner: str) -> bool:
+        job = self._jobs.get(job_id)
+        return (
+            job is not None
+            and job.state == JobState.STARTED
+            and self._leases[job_id].owner == owner
+        )
+
+    def _change(self, job_id: str, **changes: Any) -> Job:  # whatever the fields of a job hold
+        self._jobs[job_id] = job = dataclasses.replace(self._jobs[job_id], **changes)
+        return copy.deepcopy(job)
+
+
+# -- names
+
+
+class MemoryCatalog:
+    """The `Catalog` in dicts. Every method changes all or nothing, since none awaits midway."""
+
+    def __init__(self, jobs: MemoryJobs) -> None:
+        self._jobs = jobs
+        self._datasets: dict[str, Dataset] = {}
+        self._projects: dict[str, Project] = {}
+        self._tokens: dict[str, Token] = {}
+        self._channels: dict[int, Channel] = {}
+        self._last_channel_id = 0
+        self._last_object_id: dict[int, int] = {}
+        self._users: dict[int, User] = {}
+        self._last_user_id = 0
+        self._keys: dict[bytes, int] = {}
+
+    async def create_dataset(self, dataset: Dataset) -> None:
+        """As `Catalog.create_dataset`."""
+        _refuse_taken(dataset.name in self._datasets, "dataset", dataset.name)
+        self._datasets[dataset.name] = dataset
+
+    async def dataset(self, name: str) -> Dataset:
+        """As `Catalog.dataset`."""
+        return _known(self._datasets, name, "dataset")
+
+    async def datasets(self) -> Sequence[Dataset]:
+        """As `Catalog.datasets`."""
+        return _by_name(self._datasets)
+
+    async def update_dataset(self, dataset: Dataset) -> None:
+        """As `Catalog.update_dataset`."""
+        _known(self._datasets, dataset.name, "dataset")
+        self._datasets[dataset.name] = dataset
+
+    async def delete_dataset(self, name: str) -> None:
+        """As `Catalog.delete_dataset`."""
+        _known(self._datasets, name, "dataset")
+        for project in [p for p in self._projects.values() if p.dataset == name]:
+            self._delete_project(project.name)
+        del self._datasets[name]
+
+    async def create_project(self, project: Project) -> None:
+        """As `Catalog.create_project`."""
+        _known(self._datasets, project.dataset, "dataset")
+        _refuse_taken(project.name in self._projects, "project", project.name)
+        self._projects[project.name] = project
+
+    async def project(self, name: str) -> Project:
+        """The project of that name; NotFound."""
+        return _known(self._projects, name, "project")
+
+    async def projects(self, dataset: str | None = None) -> Sequence[Project]:
+        """All projects or those of a dataset, by name."""
+        return [p for p in _by_name(self._projects) if dataset is None or p.dataset == dataset]
+
+    async def update_project(self, project: Project) -> None:
+        """Replace the one of that name; NotFound."""
+        _known(self._projects, project.name, "project")
+        _known(self._datasets, project.dataset, "dataset")
+        self._projects[project.name] = project
+
+    async def delete_project(self, name: str) -> None:
+        """With its tokens and channels; NotFound."""
+        _known(self._projects, name, "project")
+        self._delete_project(name)
+
+    def _delete_project(self, name: str) -> None:
+        for channel in [c for c in self._channels.values() if c.project == name]:
+            self._delete_channel(channel)
+        _forget(self._tokens, lambda token: self._tokens[token].project == name)
+        del self._projects[name]
+
+    async def create_channel(self, channel: Channel) -> Channel:
+        """As `Catalog.create_channel`."""
+        _known(self._projects, channel.project, "project")
+        taken = self._find_channel(channel.project, channel.name) is not None
+        _refuse_taken(taken, "channel", channel.name)
+        self._last_channel_id += 1
+        stored = dataclasses.replace(channel, id=self._last_channel_id)
+        self._store_channel(stored)
+        return stored
+
+    async def channel(self, project: str, name: str) -> Channel:
+        """The channel of that name; NotFound."""
+        return self._known_channel(project, name)
+
+    async def channels(self, project: str) -> Sequence[Channel]:
+        """Those of a project, by name."""
+        mine = (c for c in self._channels.values() if c.project == project)
+        return sorted(mine, key=lambda channel: channel.name)
+
+    async def update_channel(self, channel: Channel) -> None:
+        """As `Catalog.update_channel`."""
+        if channel.id not in self._channels:
+            raise NotFound(f"there is no channel {channel.name}")
+        namesake = self._find_channel(channel.project, channel.name)
+        taken = namesake is not None and namesake.id != channel.id
+        _refuse_taken(taken, "channel", channel.name)
+        self._store_channel(channel)
+
+    async def delete_channel(self, project: str, name: str) -> None:
+        """As `Catalog.delete_channel`."""
+        self._delete_channel(self._known_channel(project, name))
+
+    def _find_channel(self, project: str, name: str) -> Channel | None:
+        mine = (c for c in self._channels.values() if (c.project, c.name) == (project, name))
+        return next(mine, None)
+
+    def _known_channel(self, project: str, name: str) -> Channel:
+        channel = self._find_channel(project, name)
+        if channel is None:
+            raise NotFound(f"there is no channel {name} in project {project}")
+        return channel
+
+    def _store_channel(self, channel: Channel) -> None:
+        if channel.default:
+            for other in [c for c in self._channels.values() if c.project == channel.project]:
+                self._channels[other.id] = dataclasses.replace(other, default=False)
+        self._channels[channel.id] = channel
+
+    def _delete_channel(self, channel: Channel) -> None:
+        del self._channels[channel.id]
+        self._last_object_id.pop(channel.id, None)
+        self._jobs.submit_now("delete", channel.id, {})
+
+    async def create_token(self, token: Token) -> None:
+        """NotFound if its project is missing, AlreadyExists if the name is taken."""
+        _known(self._projects, token.project, "project")
+        _refuse_taken(token.name in self._tokens, "token", token.name)
+        self._tokens[token.name] = token
+
+    async def token(self, name: str) -> Token:
+        """The token of that name; NotFound."""
+        return _known(self._tokens, name, "token")
+
+    async def tokens(self, project: str | None = None) -> Sequence[Token]:
+        """All tokens or those of a project, by name."""
+        return [t for t in _by_name(self._tokens) if project is None or t.project == project]
+
+    async def update_token(self, token: Token) -> None:
+        """Replace the one of that name; NotFound."""
+        _known(self._tokens, token.name, "token")
+        _known(self._projects, token.project, "project")
+        self._tokens[token.name] = token
+
+    async def delete_token(self, name: str) -> None:
+        """Only the token; NotFound."""
+        _known(self._tokens, name, "token")
+        del self._tokens[name]
+
+    async def token_view(self, token_name: str) -> TokenView:
+        """As `Catalog.token_view`."""
+        token = _known(self._tokens, token_name, "token")
+        project = self._projects[token.project]
+        dataset = self._datasets[project.dataset]
+        return TokenView(token, project, dataset, tuple(await self.channels(project.name)))
+
+    async def is_live(self, channel_id: int) -> bool:
+        """As `Catalog.is_live`."""
+        return channel_id in self._channels
+
+    async def reserve_ids(self, channel_id: int, count: int) -> int:
+        """As `Catalog.reserve_ids`."""
+        if count < 1:
+            raise InvalidRequest(f"{count} ids cannot be reserved")
+        if channel_id not in self._channels:
+            raise NotFound("there is no such channel")
+        last = self._last_object_id.get(channel_id, 0)
+        self._last_object_id[channel_id] = last + count
+        return last + 1
+
+    async def add_user(self, name: str, *, superuser: bool = False) -> User:
+        """As `Catalog.add_user`."""
+        _refuse_taken(any(u.name == name for u in self._users.values()), "user", name)
+        self._last_user_id += 1
+        user = User(self._last_user_id, name, superuser)
+        self._users[user.id] = user
+        return user
+
+    async def user(self, name: str) -> User:
+        """The user of that name; NotFound."""
+        return self._known_user(name)
+
+    def _known_user(self, name: str) -> User:
+        user = next((u for u in self._users.values() if u.name == name), None)
+        if user is None:
+            raise NotFound(f"there is no user {name}")
+        return user
+
+    async def user_of_id(self, user_id: int) -> User:
+        """The user of that id; NotFound."""
+        return _known(self._users, user_id, "user")
+
+    async def users(self) -> Sequence[User]:
+        """All, by name."""
+        return sorted(self._users.values(), key=lambda user: user.name)
+
+    async def remove_user(self, name: str) -> None:
+        """As `Catalog.remove_user`."""
+        user = self._known_user(name)
+        owned: list[Dataset | Project | Token] = [
+            *self._datasets.values(),
+            *self._projects.values(),
+            *self._tokens.values(),
+        ]
+        if any(resource.user == user.id for resource in owned):
+            raise Conflict(f"user {name} still owns datasets, projects or tokens")
+        _forget(self._keys, lambda key: self._keys[key] == user.id)
+        del self._users[user.id]
+
+    async def add_key(self, user_id: int, key_hash: bytes) -> None:
+        """One more key of a user; NotFound."""
+        _known(self._users, user_id, "user")
+        _refuse_taken(key_hash in self._keys, "key", "with this hash")
+        self._keys[key_hash] = user_id
+
+    async def revoke_keys(self, user_id: int) -> int:
+        """As `Catalog.revoke_keys`."""
+        return _forget(self._keys, lambda key: self._keys[key] == user_id)
+
+    async def user_of_key(self, key_hash: bytes) -> User | None:
+        """As `Catalog.user_of_key`."""
+        user_id = self._keys.get(key_hash)
+        return None if user_id is None else self._users[user_id]
+
+
+# -- annotations
+
+
+class MemoryObjects:
+    """The `ObjectStore` in a dict by channel and id."""
+
+    def __init__(self) -> None:
+        self._fields: dict[tuple[int, int], Mapping[str, Any]] = {}
+
+    async def put(self, channel_id: int, objects: Sequence[StoredObject]) -> None:
+        """As `ObjectStore.put`."""
+        self._fields |= {(channel_id, item.id): _json_copy(item.fields) for item in objects}
+
+    async def get(self, channel_id: int, ids: Sequence[int]) -> Sequence[StoredObject]:
+        """As `ObjectStore.get`."""
+        return [
+            StoredObject(object_id, copy.deepcopy(self._fields[channel_id, object_id]))
+            for object_id in ids
+            if (channel_id, object_id) in self._fields
+        ]
+
+    async def delete(self, channel_id: int, ids: Sequence[int]) -> int:
+        """As `ObjectStore.delete`."""
+        wanted = {(channel_id, object_id) for object_id in ids}
+        return _forget(self._fields, lambda key: key in wanted)
+
+    async def query(
+        self, channel_id: int, predicates: Sequence[Predicate], *, limit: int
+    ) -> Sequence[int]:
+        """As `ObjectStore.query`."""
+        found = (
+            object_id
+            for (channel, object_id), fields in self._fields.items()
+            if channel == channel_id and all(_meets(fields, p) for p in predicates)
+        )
+        return sorted(found)[:limit]
+
+    async def delete_channel(self, channel_id: int) -> int:
+        """As `ObjectStore.delete_channel`."""
+        return _forget(self._fields, lambda key: key[0] == channel_id)
+
+
+def _meets(fields: Mapping[str, Any], predicate: Predicate) -> bool:
+    """Whether a field is there, of the value's kind (text or number), and compares as asked."""
+    value = fields.get(predicate.field)
+    if isinstance(value, str) != isinstance(predicate.value, str):
+        return False
+    if not isinstance(value, str | int | float):
+        return False
+    match predicate.comparison:
+        case Comparison.EQUAL:
+            return bool(value == predicate.value)
+        case Comparison.LESS:
+            return bool(value < predicate.value)
+        case Comparison.GREATER:
+            return bool(value > predicate.value)
+
+
+class MemoryLabels:
+    """The `LabelIndex` in a dict of sets."""
+
+    def __init__(self) -> None:
+        self._cuboids: dict[tuple[int, int, int], set[tuple[int, int]]] = defaultdict(set)
+
+    async def append(
+        self, channel_id: int, level: int, t: int, mortons_of: Mapping[int, Sequence[int]]
+    ) -> None:
+        """As `LabelIndex.append`."""
+        for label, mortons in mortons_of.items():
+            self._cuboids[channel_id, level, label].update((t, int(morton)) for morton in mortons)
+
+    async def mortons(self, channel_id: int, level: int, label: int) -> Sequence[tuple[int, int]]:
+        """As `LabelIndex.mortons`."""
+        return sorted(self._cuboids.get((channel_id, level, label), ()))
+
+    async def discard(
+        self, channel_id: int, level: int, label: int, cuboids: Sequence[tuple[int, int]]
+    ) -> None:
+        """As `LabelIndex.discard`."""
+        found = self._cuboids.get((channel_id, level, label), set())
+        found.difference_update(cuboids)
+
+    async def delete_channel(self, channel_id: int) -> int:
+        """Forget every entry of a channel; how many there were."""
+        entries = sum(len(found) for key, found in self._cuboids.items() if key[0] == channel_id)
+        _forget(self._cuboids, lambda key: key[0] == channel_id)
+        return entries
+
+
+# -- dicts
+
+K = TypeVar("K")
+
+
+def _known(things: Mapping[K, T], key: K, kind: str) -> T:
+    """The thing of that key; NotFound."""
+    if key not in things:
+        raise NotFound(f"there is no {kind} {key}")
+    return things[key]
+
+
+def _refuse_taken(taken: bool, kind: str, name: str) -> None:
+    if taken:
+        raise AlreadyExists(f"there already is a {kind} {name}")
+
+
+def _by_name(things: Mapping[str, T]) -> list[T]:
+    return [things[name] for name in sorted(things)]
+
+
+def _forget(things: dict[K, T], is_doomed: Callable[[K], bool]) -> int:
+    """Delete some entries; how many."""
+    doomed = [key for key in things if is_doomed(key)]
+    for key in doomed:
+        del things[key]
+    return len(doomed)
+
+
+def _json_copy(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A deep copy as another engine would return it, after JSON; `Any` is what that can hold."""
+    try:
+        copied: Mapping[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"not JSON-able: {error}") from error
+    return copied
