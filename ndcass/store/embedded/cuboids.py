@@ -37,7 +37,16 @@ from ndcass import codec
 from ndcass.concurrency import GroupRunner, run_cpu
 from ndcass.errors import CorruptValue, NdcassError, StoreError, StoreFull, StoreTimeout
 from ndcass.geometry import Zyx
-from ndcass.merge import EMPTY, Cuboid, CuboidRow, Exceptions, WriteOp, apply
+from ndcass.merge import (
+    EMPTY,
+    Cuboid,
+    CuboidRow,
+    Exceptions,
+    WriteOp,
+    apply,
+    truth,
+    without_negative_zeros,
+)
 from ndcass.store.base import CuboidAddress, CuboidWrite, StoredCuboid
 from ndcass.store.clock import WriteClock
 from ndcass.store.embedded.segments import (
@@ -304,14 +313,14 @@ class EmbeddedCuboids:
     ) -> "list[codec.Buffer] | None":
         """The cuboid after a write: payload, None for zeros, _NOTHING where nothing changes."""
         voxels = write.voxels
-        if write.op != WriteOp.REPLACE and not voxels.any():
+        if write.op != WriteOp.REPLACE and not truth(voxels).any():
             return _NOTHING
         whole = voxels.shape == write.cuboid_zyx
         if whole and (_is_independent(write) or (value is None and _paints(write))):
-            cuboid = Cuboid(_positive_zeros(voxels, write.op), EMPTY)
+            cuboid = Cuboid(without_negative_zeros(voxels, write.op), EMPTY)
         else:
             cuboid = apply(self._base(write, value), write.op, write.corner_zyx, voxels)
-        if not cuboid.voxels.any() and not len(cuboid.exceptions.offsets):
+        if not truth(cuboid.voxels).any() and not len(cuboid.exceptions.offsets):
             return None
         return codec.encode_parts(
             cuboid.voxels,
@@ -716,20 +725,14 @@ def _is_independent(write: CuboidWrite) -> bool:
     if write.op == WriteOp.REPLACE:
         return True
     # Exceptions outlive a merge, so labels need what was there; only images can do without.
-    return write.op == WriteOp.MERGE and not write.keeps_exceptions and bool(write.voxels.all())
+    if write.op != WriteOp.MERGE or write.keeps_exceptions:
+        return False
+    return bool(truth(write.voxels).all())
 
 
 def _paints(write: CuboidWrite) -> bool:
     """Whether a write onto zeros leaves just its own voxels."""
     return write.op in (WriteOp.MERGE, WriteOp.PRESERVE, WriteOp.EXCEPTION)
-
-
-def _positive_zeros(voxels: npt.NDArray[Any], op: WriteOp) -> npt.NDArray[Any]:
-    """Without -0.0, which counts as nothing posted (data plane 5.1)."""
-    if voxels.dtype.kind == "f" and op != WriteOp.REPLACE:
-        positive: npt.NDArray[Any] = voxels + voxels.dtype.type(0)
-        return positive
-    return voxels
 
 
 def _peek_shape(payload: memoryview) -> Zyx:
