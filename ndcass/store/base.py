@@ -32,6 +32,9 @@ from ndcass.model import Channel, Dataset, Project, Token, TokenView, User
 PLAIN = 0
 NEARISO = 1
 
+# The kind of the job that removes what a deleted channel leaves behind.
+DELETE_JOB = "delete"
+
 
 class CuboidAddress(NamedTuple):
     """Where a cuboid is: ordered, so that a channel's cuboids sort along the Morton curve."""
@@ -257,7 +260,7 @@ class Catalog(Protocol):
     async def delete_channel(self, project: str, name: str) -> None:
         """Free the name at once; the voxels go behind it.
 
-        In the same transaction a job of kind ``delete`` is submitted for the channel's id.
+        In the same transaction a job of kind `DELETE_JOB` is submitted for the channel's id.
         """
 
     async def create_token(self, token: Token) -> None: ...
@@ -279,6 +282,9 @@ class Catalog(Protocol):
 
     async def reserve_ids(self, channel_id: int, count: int) -> int:
         """The first of `count` consecutive object ids that nobody had before; from 1, exact."""
+
+    async def raise_ids(self, channel_id: int, at_least: int) -> None:
+        """Reserve no id up to `at_least` from now on, since somebody chose that one; NotFound."""
 
     # -- users
     async def add_user(self, name: str, *, superuser: bool = False) -> User:

@@ -470,6 +470,13 @@ class MemoryCatalog:
         self._last_object_id[channel_id] = last + count
         return last + 1
 
+    async def raise_ids(self, channel_id: int, at_least: int) -> None:
+        """As `Catalog.raise_ids`."""
+        if channel_id not in self._channels:
+            raise NotFound("there is no such channel")
+        last = self._last_object_id.get(channel_id, 0)
+        self._last_object_id[channel_id] = max(last, at_least)
+
     async def add_user(self, name: str, *, superuser: bool = False) -> User:
         """As `Catalog.add_user`."""
         _refuse_taken(any(u.name == name for u in self._users.values()), "user", name)

@@ -1,0 +1,516 @@
+"""The catalogue of an embedded store: names, users and keys in SQLite.
+
+Every request asks which channel a token leads to, whose its key is and whether the channel is still
+there. These answers are cached in the process, under the version of the catalogue that they were
+read at: each change raises the version in its own transaction, and a look at the version (about 4
+microseconds, on the event loop) shows whether the cache still holds. So no answer is older than
+the last acknowledged change of any process. What changes often and is not cached (object ids, jobs,
+objects, labels) leaves the version alone.
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar, cast
+
+from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
+from ndcass.model import Channel, Dataset, Project, Token, TokenView, User
+from ndcass.store.base import DELETE_JOB
+from ndcass.store.embedded.jobs import EmbeddedJobs
+from ndcass.store.embedded.sqlite import Database, json_text, signed, unsigned
+
+T = TypeVar("T")
+
+# Answers kept: a few KB each at most, and one token is asked for again and again.
+CACHE_ENTRIES = 4096
+MAX_OBJECT_ID = (1 << 64) - 1
+# A name may come straight from a URL; an error does not repeat more of it than this.
+_SHOWN = 80
+
+_VERSION = "SELECT version FROM catalog_version"
+_CHANNEL = "SELECT id, is_default, fields FROM channels"
+
+_Row = tuple[Any, ...]  # what its columns hold stands in the statement
+
+
+class EmbeddedCatalog:
+    """The `Catalog` on a database file."""
+
+    def __init__(self, database: Database, jobs: EmbeddedJobs) -> None:
+        self._database = database
+        self._jobs = jobs
+        self._cache: dict[Hashable, object] = {}
+        self._cache_version = 0
+
+    # -- datasets
+
+    async def create_dataset(self, dataset: Dataset) -> None:
+        """As `Catalog.create_dataset`."""
+
+        def create(db: sqlite3.Connection) -> None:
+            _refuse_taken(db, "dataset", dataset.name)
+            values = (dataset.name, dataset.user, json_text(dataset.to_json()))
+            db.execute("INSERT INTO datasets (name, user_id, fields) VALUES (?, ?, ?)", values)
+
+        await self._change(create)
+
+    async def dataset(self, name: str) -> Dataset:
+        """As `Catalog.dataset`."""
+        return await self._database.read(lambda db: _dataset(db, name))
+
+    async def datasets(self) -> Sequence[Dataset]:
+        """As `Catalog.datasets`."""
+        rows = await self._rows("SELECT fields FROM datasets ORDER BY name")
+        return [Dataset(**json.loads(fields)) for (fields,) in rows]
+
+    async def update_dataset(self, dataset: Dataset) -> None:
+        """As `Catalog.update_dataset`."""
+
+        def update(db: sqlite3.Connection) -> None:
+            _known(db, "dataset", dataset.name)
+            values = (dataset.user, json_text(dataset.to_json()), dataset.name)
+            db.execute("UPDATE datasets SET user_id = ?, fields = ? WHERE name = ?", values)
+
+        await self._change(update)
+
+    async def delete_dataset(self, name: str) -> None:
+        """As `Catalog.delete_dataset`."""
+
+        def delete(db: sqlite3.Connection) -> None:
+            _known(db, "dataset", name)
+            self._submit_deletes(
+                db,
+                "SELECT channels.id FROM channels JOIN projects ON projects.name = project "
+                "WHERE dataset = ? ORDER BY channels.id",
+                name,
+            )
+            db.execute("DELETE FROM datasets WHERE name = ?", (name,))
+
+        await self._change(delete)
+
+    # -- projects
+
+    async def create_project(self, project: Project) -> None:
+        """As `Catalog.create_project`."""
+
+        def create(db: sqlite3.Connection) -> None:
+            _known(db, "dataset", project.dataset)
+            _refuse_taken(db, "project", project.name)
+            values = (project.name, project.dataset, project.user, json_text(project.to_json()))
+            db.execute(
+                "INSERT INTO projects (name, dataset, user_id, fields) VALUES (?, ?, ?, ?)", values
+            )
+
+        await self._change(create)
+
+    async def project(self, name: str) -> Project:
+        """The project of that name; NotFound."""
+        return await self._database.read(lambda db: _project(db, name))
+
+    async def projects(self, dataset: str | None = None) -> Sequence[Project]:
+        """All projects or those of a dataset, by name."""
+        rows = await self._rows(
+            "SELECT fields FROM projects WHERE ?1 IS NULL OR dataset = ?1 ORDER BY name", dataset
+        )
+        return [Project(**json.loads(fields)) for (fields,) in rows]
+
+    async def update_project(self, project: Project) -> None:
+        """Replace the one of that name; NotFound."""
+
+        def update(db: sqlite3.Connection) -> None:
+            _known(db, "project", project.name)
+            _known(db, "dataset", project.dataset)
+            values = (project.dataset, project.user, json_text(project.to_json()), project.name)
+            db.execute(
+                "UPDATE projects SET dataset = ?, user_id = ?, fields = ? WHERE name = ?", values
+            )
+
+        await self._change(update)
+
+    async def delete_project(self, name: str) -> None:
+        """With its tokens and channels; NotFound."""
+
+        def delete(db: sqlite3.Connection) -> None:
+            _known(db, "project", name)
+            self._submit_deletes(db, "SELECT id FROM channels WHERE project = ? ORDER BY id", name)
+            db.execute("DELETE FROM projects WHERE name = ?", (name,))
+
+        await self._change(delete)
+
+    # -- channels
+
+    async def create_channel(self, channel: Channel) -> Channel:
+        """As `Catalog.create_channel`; the id of `channel` is a placeholder."""
+
+        def create(db: sqlite3.Connection) -> Channel:
+            _known(db, "project", channel.project)
+            _refuse_namesake(db, channel, own_id=None)
+            _clear_default_for(db, channel)
+            cursor = db.execute(
+                "INSERT INTO channels (project, name, is_default, fields) VALUES (?, ?, ?, ?)",
+                _channel_values(channel),
+            )
+            assert cursor.lastrowid is not None  # an INSERT has one
+            db.execute(
+                "INSERT INTO object_ids (channel_id, last) VALUES (?, 0)", (cursor.lastrowid,)
+            )
+            return _known_channel(db, channel.project, channel.name)
+
+        return await self._change(create)
+
+    async def channel(self, project: str, name: str) -> Channel:
+        """The channel of that name; NotFound."""
+        return await self._database.read(lambda db: _known_channel(db, project, name))
+
+    async def channels(self, project: str) -> Sequence[Channel]:
+        """Those of a project, by name."""
+        return await self._database.read(lambda db: _channels(db, project))
+
+    async def update_channel(self, channel: Channel) -> None:
+        """As `Catalog.update_channel`."""
+
+        def update(db: sqlite3.Connection) -> None:
+            if not _is_live(db, channel.id):
+                raise NotFound(f"there is no channel {channel.name}")
+            _known(db, "project", channel.project)
+            _refuse_namesake(db, channel, own_id=channel.id)
+            _clear_default_for(db, channel)
+            db.execute(
+                "UPDATE channels SET project = ?, name = ?, is_default = ?, fields = ?"
+                " WHERE id = ?",
+                (*_channel_values(channel), channel.id),
+            )
+
+        await self._change(update)
+
+    async def delete_channel(self, project: str, name: str) -> None:
+        """As `Catalog.delete_channel`."""
+
+        def delete(db: sqlite3.Connection) -> None:
+            channel = _known_channel(db, project, name)
+            self._submit_deletes(db, "SELECT id FROM channels WHERE id = ?", channel.id)
+            db.execute("DELETE FROM channels WHERE id = ?", (channel.id,))
+
+        await self._change(delete)
+
+    def _submit_deletes(self, db: sqlite3.Connection, select_ids: str, key: str | int) -> None:
+        """A job for every channel of a selection, in the transaction that deletes it."""
+        for (channel_id,) in db.execute(select_ids, (key,)).fetchall():
+            self._jobs.insert(db, DELETE_JOB, channel_id, {})
+
+    # -- tokens
+
+    async def create_token(self, token: Token) -> None:
+        """NotFound if its project is missing, AlreadyExists if the name is taken."""
+
+        def create(db: sqlite3.Connection) -> None:
+            _known(db, "project", token.project)
+            _refuse_taken(db, "token", token.name)
+            values = (token.name, token.project, token.user, json_text(token.to_json()))
+            db.execute(
+                "INSERT INTO tokens (name, project, user_id, fields) VALUES (?, ?, ?, ?)", values
+            )
+
+        await self._change(create)
+
+    async def token(self, name: str) -> Token:
+        """The token of that name; NotFound."""
+        return await self._database.read(lambda db: _token(db, name))
+
+    async def tokens(self, project: str | None = None) -> Sequence[Token]:
+        """All tokens or those of a project, by name."""
+        rows = await self._rows(
+            "SELECT fields FROM tokens WHERE ?1 IS NULL OR project = ?1 ORDER BY name", project
+        )
+        return [Token(**json.loads(fields)) for (fields,) in rows]
+
+    async def update_token(self, token: Token) -> None:
+        """Replace the one of that name; NotFound."""
+
+        def update(db: sqlite3.Connection) -> None:
+            _known(db, "token", token.name)
+            _known(db, "project", token.project)
+            values = (token.project, token.user, json_text(token.to_json()), token.name)
+            db.execute(
+                "UPDATE tokens SET project = ?, user_id = ?, fields = ? WHERE name = ?", values
+            )
+
+        await self._change(update)
+
+    async def delete_token(self, name: str) -> None:
+        """Only the token; NotFound."""
+
+        def delete(db: sqlite3.Connection) -> None:
+            _known(db, "token", name)
+            db.execute("DELETE FROM tokens WHERE name = ?", (name,))
+
+        await self._change(delete)
+
+    # -- what every request asks
+
+    async def token_view(self, token_name: str) -> TokenView:
+        """As `Catalog.token_view`; without a change of thread when nothing changed."""
+        return await self._cached(("token", token_name), lambda db: _token_view(db, token_name))
+
+    async def is_live(self, channel_id: int) -> bool:
+        """As `Catalog.is_live`; without a change of thread when nothing changed."""
+        return await self._cached(("live", channel_id), lambda db: _is_live(db, channel_id))
+
+    async def user_of_key(self, key_hash: bytes) -> User | None:
+        """As `Catalog.user_of_key`; without a change of thread when nothing changed."""
+        return await self._cached(("key", key_hash), lambda db: _user_of_key(db, key_hash))
+
+    async def reserve_ids(self, channel_id: int, count: int) -> int:
+        """As `Catalog.reserve_ids`."""
+        if count < 1:
+            raise InvalidRequest(f"{count} ids cannot be reserved")
+
+        def reserve(db: sqlite3.Connection) -> int:
+            last = _last_object_id(db, channel_id)
+            if count > MAX_OBJECT_ID - last:
+                raise Conflict(f"the channel has fewer than {count} ids left")
+            _set_last_object_id(db, channel_id, last + count)
+            return last + 1
+
+        return await self._database.write(reserve)
+
+    async def raise_ids(self, channel_id: int, at_least: int) -> None:
+        """As `Catalog.raise_ids`."""
+        if not 0 <= at_least <= MAX_OBJECT_ID:
+            raise InvalidRequest(f"{at_least} is no id of an object")
+
+        def raise_them(db: sqlite3.Connection) -> None:
+            if _last_object_id(db, channel_id) < at_least:
+                _set_last_object_id(db, channel_id, at_least)
+
+        await self._database.write(raise_them)
+
+    # -- users
+
+    async def add_user(self, name: str, *, superuser: bool = False) -> User:
+        """As `Catalog.add_user`."""
+
+        def add(db: sqlite3.Connection) -> User:
+            _refuse_taken(db, "user", name)
+            values = (name, superuser)
+            db.execute("INSERT INTO users (name, is_superuser) VALUES (?, ?)", values)
+            return _user(db, name)
+
+        return await self._change(add)
+
+    async def user(self, name: str) -> User:
+        """The user of that name; NotFound."""
+        return await self._database.read(lambda db: _user(db, name))
+
+    async def user_of_id(self, user_id: int) -> User:
+        """The user of that id; NotFound."""
+        return await self._database.read(lambda db: _user_of_id(db, user_id))
+
+    async def users(self) -> Sequence[User]:
+        """All, by name."""
+        rows = await self._rows("SELECT id, name, is_superuser FROM users ORDER BY name")
+        return [_as_user(row) for row in rows]
+
+    async def remove_user(self, name: str) -> None:
+        """As `Catalog.remove_user`."""
+
+        def remove(db: sqlite3.Connection) -> None:
+            user = _user(db, name)
+            owned = db.execute(
+                "SELECT EXISTS (SELECT 1 FROM datasets WHERE user_id = ?1)"
+                " OR EXISTS (SELECT 1 FROM projects WHERE user_id = ?1)"
+                " OR EXISTS (SELECT 1 FROM tokens WHERE user_id = ?1)",
+                (user.id,),
+            )
+            if owned.fetchone()[0]:
+                raise Conflict(f"user {name} still owns datasets, projects or tokens")
+            db.execute("DELETE FROM users WHERE id = ?", (user.id,))
+
+        await self._change(remove)
+
+    async def add_key(self, user_id: int, key_hash: bytes) -> None:
+        """One more key of a user; NotFound."""
+
+        def add(db: sqlite3.Connection) -> None:
+            _user_of_id(db, user_id)
+            if _first(db, "SELECT 1 FROM keys WHERE hash = ?", key_hash):
+                raise AlreadyExists("there already is a key with this hash")
+            db.execute("INSERT INTO keys (hash, user_id) VALUES (?, ?)", (key_hash, user_id))
+
+        await self._change(add)
+
+    async def revoke_keys(self, user_id: int) -> int:
+        """As `Catalog.revoke_keys`."""
+        return await self._change(
+            lambda db: db.execute("DELETE FROM keys WHERE user_id = ?", (user_id,)).rowcount
+        )
+
+    # -- transactions and cache
+
+    async def _change(self, func: Callable[[sqlite3.Connection], T]) -> T:
+        """A transaction that changes what some process may have cached."""
+
+        def change(db: sqlite3.Connection) -> T:
+            result = func(db)
+            db.execute("UPDATE catalog_version SET version = version + 1")
+            return result
+
+        return await self._database.write(change)
+
+    async def _rows(self, select: str, *values: str | None) -> list[_Row]:
+        return await self._database.read(lambda db: db.execute(select, values).fetchall())
+
+    async def _cached(self, key: Hashable, query: Callable[[sqlite3.Connection], T]) -> T:
+        """The answer of the cache if the catalogue has not changed since, else of the database."""
+        if self._database.peek(_VERSION) == self._cache_version and key in self._cache:
+            return cast(T, self._cache[key])
+        version, answer = await self._database.read(
+            # One snapshot: the answer is of exactly this version.
+            lambda db: (int(db.execute(_VERSION).fetchone()[0]), query(db))
+        )
+        if version > self._cache_version:
+            self._cache.clear()
+            self._cache_version = version
+        if version == self._cache_version:  # else another request met a later one meanwhile
+            if len(self._cache) >= CACHE_ENTRIES:
+                del self._cache[next(iter(self._cache))]
+            self._cache[key] = answer
+        return answer
+
+
+# -- what a transaction asks
+
+
+def _first(db: sqlite3.Connection, select: str, *key: str | int | bytes) -> _Row | None:
+    """The first row, or None; a key that SQLite cannot hold has no row."""
+    try:
+        row: _Row | None = db.execute(select, key).fetchone()
+    except (UnicodeEncodeError, OverflowError):
+        return None
+    return row
+
+
+def _one(db: sqlite3.Connection, kind: str, name: str) -> _Row | None:
+    """The fields of the dataset, project or token of a name, or a user's row."""
+    selects = {
+        "dataset": "SELECT fields FROM datasets WHERE name = ?",
+        "project": "SELECT fields FROM projects WHERE name = ?",
+        "token": "SELECT fields FROM tokens WHERE name = ?",
+        "user": "SELECT id, name, is_superuser FROM users WHERE name = ?",
+    }
+    return _first(db, selects[kind], name)
+
+
+def _known(db: sqlite3.Connection, kind: str, name: str) -> _Row:
+    row = _one(db, kind, name)
+    if row is None:
+        raise NotFound(f"there is no {kind} {name[:_SHOWN]}")
+    return row
+
+
+def _refuse_taken(db: sqlite3.Connection, kind: str, name: str) -> None:
+    if _one(db, kind, name) is not None:
+        raise AlreadyExists(f"there already is a {kind} {name[:_SHOWN]}")
+
+
+def _dataset(db: sqlite3.Connection, name: str) -> Dataset:
+    return Dataset(**json.loads(_known(db, "dataset", name)[0]))
+
+
+def _project(db: sqlite3.Connection, name: str) -> Project:
+    return Project(**json.loads(_known(db, "project", name)[0]))
+
+
+def _token(db: sqlite3.Connection, name: str) -> Token:
+    return Token(**json.loads(_known(db, "token", name)[0]))
+
+
+def _token_view(db: sqlite3.Connection, token_name: str) -> TokenView:
+    token = _token(db, token_name)
+    project = _project(db, token.project)
+    dataset = _dataset(db, project.dataset)
+    return TokenView(token, project, dataset, tuple(_channels(db, project.name)))
+
+
+def _channels(db: sqlite3.Connection, project: str) -> list[Channel]:
+    try:
+        rows = db.execute(f"{_CHANNEL} WHERE project = ? ORDER BY name", (project,)).fetchall()
+    except UnicodeEncodeError:
+        return []  # there is no such project
+    return [_as_channel(row) for row in rows]
+
+
+def _known_channel(db: sqlite3.Connection, project: str, name: str) -> Channel:
+    row = _first(db, f"{_CHANNEL} WHERE project = ? AND name = ?", project, name)
+    if row is None:
+        raise NotFound(f"there is no channel {name[:_SHOWN]}")
+    return _as_channel(row)
+
+
+def _is_live(db: sqlite3.Connection, channel_id: int) -> bool:
+    return _first(db, "SELECT 1 FROM channels WHERE id = ?", channel_id) is not None
+
+
+def _refuse_namesake(db: sqlite3.Connection, channel: Channel, *, own_id: int | None) -> None:
+    """AlreadyExists if another channel of the project has the name."""
+    row = _first(
+        db, "SELECT id FROM channels WHERE project = ? AND name = ?", channel.project, channel.name
+    )
+    if row is not None and row[0] != own_id:
+        raise AlreadyExists(f"there already is a channel {channel.name}")
+
+
+def _clear_default_for(db: sqlite3.Connection, channel: Channel) -> None:
+    """Make room for a new default: a project has one at most."""
+    if channel.default:
+        db.execute(
+            "UPDATE channels SET is_default = 0 WHERE project = ? AND is_default",
+            (channel.project,),
+        )
+
+
+def _channel_values(channel: Channel) -> tuple[str, str, bool, str]:
+    fields = channel.to_json()
+    del fields["id"], fields["default"]  # columns of their own
+    return channel.project, channel.name, channel.default, json_text(fields)
+
+
+def _as_channel(row: _Row) -> Channel:
+    channel_id, is_default, fields = row
+    return Channel(id=channel_id, default=bool(is_default), **json.loads(fields))
+
+
+def _last_object_id(db: sqlite3.Connection, channel_id: int) -> int:
+    row = _first(db, "SELECT last FROM object_ids WHERE channel_id = ?", channel_id)
+    if row is None:
+        raise NotFound("there is no such channel")
+    return unsigned(row[0])
+
+
+def _set_last_object_id(db: sqlite3.Connection, channel_id: int, last: int) -> None:
+    db.execute("UPDATE object_ids SET last = ? WHERE channel_id = ?", (signed(last), channel_id))
+
+
+def _user(db: sqlite3.Connection, name: str) -> User:
+    return _as_user(_known(db, "user", name))
+
+
+def _user_of_id(db: sqlite3.Connection, user_id: int) -> User:
+    row = _first(db, "SELECT id, name, is_superuser FROM users WHERE id = ?", user_id)
+    if row is None:
+        raise NotFound(f"there is no user {user_id}")
+    return _as_user(row)
+
+
+def _user_of_key(db: sqlite3.Connection, key_hash: bytes) -> User | None:
+    row = _first(
+        db,
+        "SELECT id, name, is_superuser FROM users JOIN keys ON user_id = id WHERE hash = ?",
+        key_hash,
+    )
+    return None if row is None else _as_user(row)
+
+
+def _as_user(row: _Row) -> User:
+    user_id, name, is_superuser = row
+    return User(user_id, name, bool(is_superuser))
