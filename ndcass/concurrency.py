@@ -1,12 +1,14 @@
 """Bounded concurrency: the only place that starts tasks and threads.
 
-`bounded_map` for many awaits, `run_cpu` for work that holds a core or blocks on a disk, and
-`ByteLimiter` for memory that many requests share.
+`bounded_map` for many awaits, `run_cpu` for work that holds a core or blocks on a disk,
+`ByteLimiter` for memory that many requests share, and `run_threads` for commands, which have no
+event loop.
 """
 
 import asyncio
 import contextlib
 import os
+import threading
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -17,10 +19,10 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
+from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeVar, cast
 
 from ndcass.errors import TooLarge
 
@@ -41,15 +43,14 @@ async def run_cpu(func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) ->
     A caller that is cancelled waits for a call that has begun: what it works on (a slab, a file) is
     still in use until then.
     """
-    loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(_cpu, partial(func, *args, **kwargs))
+    call = _cpu.submit(partial(func, *args, **kwargs))
+    future = asyncio.wrap_future(call)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        if not future.cancel():
-            await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()  # seen: the caller is gone, nobody else will ask
+        # The call, not its asyncio future: that one can be cancelled while the thread still works.
+        if not call.cancel():
+            await _ended(future)
         raise
 
 
@@ -247,9 +248,70 @@ class OneBehind:
             await _cancelled(self._last)
 
 
+async def with_companion(
+    main: Coroutine[Any, Any, R], companion: Coroutine[Any, Any, NoReturn]
+) -> R:
+    """`main`, and `companion` beside it, which watches over it and never returns.
+
+    When `main` ends the companion is cancelled; when the companion raises, `main` is cancelled, and
+    what the companion raised comes out. Nothing of either goes on behind the call.
+    """
+    running = asyncio.create_task(main)
+    watching = asyncio.create_task(companion)
+    try:
+        await asyncio.wait([running, watching], return_when=asyncio.FIRST_COMPLETED)
+        return running.result() if running.done() else watching.result()
+    finally:
+        await _cancelled(running)
+        await _cancelled(watching)
+
+
 async def _cancelled(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait for its end, whatever it is."""
     task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()  # seen: the caller has an error of its own
+    await _ended(task)
+
+
+async def _ended(future: asyncio.Future[Any]) -> None:
+    """Wait for the end of something, however often the caller is cancelled meanwhile.
+
+    For callers that are about to raise: a cancellation has nothing to add.
+    """
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([future])
+    if not future.cancelled():
+        future.exception()  # seen: the caller has an error of its own
+
+
+def run_threads(
+    func: Callable[[T], None], items: Iterable[T], *, limit: int, stop: threading.Event
+) -> None:
+    """`func` of every item in threads, at most `limit` at a time; for callers without a loop.
+
+    Items are taken one by one, a few ahead of need, so that making one may take time and memory.
+    After a failure (or an interrupt) nothing new begins and `stop` is set, for calls that wait to
+    see it; those under way end before it is raised.
+    """
+    pending: set[Future[None]] = set()
+    with ThreadPoolExecutor(limit, thread_name_prefix="ndcass-call") as pool:
+        try:
+            for item in items:
+                while len(pending) >= 2 * limit:
+                    pending = _settled(pending)
+                pending.add(pool.submit(func, item))
+            while pending:
+                pending = _settled(pending)
+        except BaseException:
+            stop.set()
+            for future in pending:
+                future.cancel()
+            raise
+
+
+def _settled(pending: set[Future[None]]) -> set[Future[None]]:
+    """Wait until one has ended, raise what it raised; those still to come."""
+    done, rest = wait(pending, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+    return rest

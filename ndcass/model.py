@@ -189,8 +189,7 @@ class Project(Resource):
         _text(self, "project_description", MAX_DESCRIPTION)
         for field in ("host", "kvserver", "mdengine"):
             _text(self, field, MAX_NAME)
-        if self.kvengine not in KV_ENGINES:
-            raise InvalidRequest(f"kvengine must be one of {', '.join(sorted(KV_ENGINES))}")
+        _one_of(self, "kvengine", KV_ENGINES)
         _integer(self, "public", 0, 1)
         _integer(self, "s3backend", 0, 1)
 
@@ -273,11 +272,7 @@ class Channel(Resource):
             raise InvalidRequest(f"channel_type must be one of {', '.join(types)}")
         annotation = self.channel_type == ANNOTATION
         allowed = ANNOTATION_DATATYPES if annotation else IMAGE_DATATYPES
-        if self.channel_datatype not in allowed:
-            raise InvalidRequest(
-                f"channel_datatype of {self.channel_type} channels must be one of "
-                f"{', '.join(sorted(allowed))}"
-            )
+        _one_of(self, "channel_datatype", allowed, of=f" of {self.channel_type} channels")
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -329,6 +324,12 @@ def _text(resource: Resource, field: str, limit: int) -> None:
     value = getattr(resource, field)
     if not isinstance(value, str) or len(value) > limit:
         raise InvalidRequest(f"{field} must be text of at most {limit} characters")
+
+
+def _one_of(resource: Resource, field: str, allowed: frozenset[str], of: str = "") -> None:
+    value = getattr(resource, field)
+    if not isinstance(value, str) or value not in allowed:  # a list has no hash to look up
+        raise InvalidRequest(f"{field}{of} must be one of {', '.join(sorted(allowed))}")
 
 
 def _integer(resource: Resource, field: str, low: int, high: int) -> None:

@@ -1,0 +1,397 @@
+import asyncio
+import contextlib
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from ndcass.concurrency import (
+    ByteLimiter,
+    GroupRunner,
+    OneBehind,
+    bounded_map,
+    one_ahead,
+    run_cpu,
+)
+from ndcass.errors import NotFound, StoreFull, TooLarge
+
+
+async def settle() -> None:
+    """Let every task that can go on do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+# -- bounded_map
+
+
+async def test_results_come_in_the_order_of_the_items() -> None:
+    async def work(item: int) -> int:
+        await asyncio.sleep(0.001 * (5 - item))
+        return item * item
+
+    assert await bounded_map(work, range(5), limit=3) == [0, 1, 4, 9, 16]
+    assert await bounded_map(work, [], limit=3) == []
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+async def test_never_more_than_the_limit_are_under_way(limit: int) -> None:
+    under_way, most = 0, 0
+
+    async def work(_: int) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+
+    tasks_before = len(asyncio.all_tasks())
+    await bounded_map(work, range(50), limit=limit)
+    assert most == min(limit, 50)
+    assert len(asyncio.all_tasks()) == tasks_before
+
+
+async def test_the_first_failure_is_raised_as_itself_and_stops_the_rest() -> None:
+    begun, cancelled = [], []
+
+    async def work(item: int) -> None:
+        begun.append(item)
+        try:
+            await asyncio.sleep(0 if item == 1 else 3600)
+        except asyncio.CancelledError:
+            cancelled.append(item)
+            raise
+        raise NotFound(f"item {item}")
+
+    with pytest.raises(NotFound, match="item 1"):
+        await asyncio.wait_for(bounded_map(work, range(10), limit=3), timeout=30)
+    assert begun == [0, 1, 2]
+    assert sorted(cancelled) == [0, 2]
+
+
+async def test_a_cancelled_map_cancels_its_work() -> None:
+    cancelled = []
+
+    async def work(item: int) -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.append(item)
+            raise
+
+    task = asyncio.create_task(bounded_map(work, range(10), limit=2))
+    await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(cancelled) == [0, 1]
+
+
+# -- run_cpu
+
+
+async def test_cpu_work_runs_in_another_thread() -> None:
+    def work(a: int, *, b: int) -> tuple[int, int]:
+        return a + b, threading.get_ident()
+
+    total, thread = await run_cpu(work, 2, b=3)
+    assert total == 5
+    assert thread != threading.get_ident()
+
+
+async def test_cpu_work_raises_what_it_raised() -> None:
+    def fail() -> None:
+        raise NotFound("it")
+
+    with pytest.raises(NotFound, match="it"):
+        await run_cpu(fail)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_cancelled_caller_waits_for_cpu_work_that_has_begun(fails: bool) -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(30)
+        ended.set()
+        if fails:
+            raise NotFound("nobody listens")
+
+    task = asyncio.create_task(run_cpu(work))
+    while not begun.is_set():
+        await asyncio.sleep(0.001)
+    for _ in range(3):  # however often: the buffer that it works on is still in use
+        task.cancel()
+        await settle()
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, timeout=30)
+    assert ended.is_set()
+
+
+# -- ByteLimiter
+
+
+async def test_holders_share_the_bytes_and_later_ones_wait() -> None:
+    limiter = ByteLimiter(10)
+    order: list[str] = []
+    leave: dict[str, asyncio.Event] = {name: asyncio.Event() for name in "abcd"}
+
+    async def hold(name: str, size: int) -> None:
+        async with limiter.hold(size):
+            order.append(name)
+            assert limiter.used_bytes <= 10
+            await leave[name].wait()
+
+    sizes = {"a": 6, "b": 8, "c": 1, "d": 4}
+    tasks = []
+    for name, size in sizes.items():
+        tasks.append(asyncio.create_task(hold(name, size)))
+        await settle()
+    assert order == ["a"]  # c and d would fit, but b came first
+    leave["a"].set()
+    await settle()
+    assert order == ["a", "b", "c"]
+    leave["b"].set()
+    await settle()
+    assert order == ["a", "b", "c", "d"]
+    leave["c"].set()
+    leave["d"].set()
+    await asyncio.wait_for(asyncio.gather(*tasks), timeout=30)
+    assert limiter.used_bytes == 0
+
+
+async def test_what_can_never_fit_is_refused_at_once() -> None:
+    limiter = ByteLimiter(10)
+    with pytest.raises(TooLarge) as caught:
+        async with limiter.hold(11):
+            pass
+    assert (caught.value.asked, caught.value.limit) == (11, 10)
+    assert limiter.used_bytes == 0
+    async with limiter.hold(10):
+        assert limiter.used_bytes == 10
+
+
+async def test_bytes_come_back_from_a_holder_that_fails() -> None:
+    limiter = ByteLimiter(10)
+    with pytest.raises(NotFound):
+        async with limiter.hold(10):
+            raise NotFound("it")
+    assert limiter.used_bytes == 0
+
+
+async def test_a_cancelled_asker_lets_those_behind_it_pass() -> None:
+    limiter = ByteLimiter(10)
+
+    async def hold(size: int) -> None:
+        async with limiter.hold(size):
+            pass
+
+    async with limiter.hold(6):
+        large = asyncio.create_task(hold(8))
+        await settle()
+        small = asyncio.create_task(hold(4))
+        await settle()
+        assert not small.done()
+        large.cancel()
+        await settle()
+        assert small.done()
+    assert limiter.used_bytes == 0
+
+
+async def test_an_asker_cancelled_when_its_turn_comes_gives_it_back() -> None:
+    limiter = ByteLimiter(10)
+
+    async def hold() -> None:
+        async with limiter.hold(10):
+            await asyncio.sleep(3600)
+
+    async with limiter.hold(10):
+        asker = asyncio.create_task(hold())
+        await settle()
+    asker.cancel()  # its turn was given to it, but it has not run since
+    with pytest.raises(asyncio.CancelledError):
+        await asker
+    assert limiter.used_bytes == 0
+
+
+# -- GroupRunner
+
+
+async def test_items_that_come_while_it_is_busy_share_the_next_call() -> None:
+    groups: list[list[int]] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(items: Sequence[int]) -> list[Exception | None]:
+        groups.append(list(items))
+        begun.set()
+        go_on.wait(30)
+        return [StoreFull(str(item)) if item == 3 else None for item in items]
+
+    runner = GroupRunner(work)
+    first = asyncio.create_task(runner.run(0))
+    while not begun.is_set():
+        await asyncio.sleep(0.001)
+    others = [asyncio.create_task(runner.run(item)) for item in (1, 2, 3, 4)]
+    await settle()
+    others[1].cancel()
+    go_on.set()
+    outcomes = await asyncio.wait_for(
+        asyncio.gather(first, *others, return_exceptions=True), timeout=30
+    )
+    assert groups == [[0], [1, 2, 3, 4]]  # a caller that left has its item worked on all the same
+    assert [type(outcome) for outcome in outcomes] == [
+        type(None),
+        type(None),
+        asyncio.CancelledError,
+        StoreFull,
+        type(None),
+    ]
+    await runner.close()
+
+
+async def test_a_call_that_fails_fails_for_its_whole_group_and_no_other() -> None:
+    def work(items: Sequence[str]) -> list[Exception | None]:
+        if "bad" in items:
+            raise StoreFull("disk")
+        return [None] * len(items)
+
+    runner = GroupRunner(work)
+    with pytest.raises(StoreFull, match="disk"):
+        await runner.run("bad")
+    await runner.run("good")
+    await runner.close()
+
+
+async def test_closing_waits_for_what_has_begun() -> None:
+    done: list[int] = []
+    runner = GroupRunner(lambda items: [done.append(item) for item in items])  # type: ignore[func-returns-value]  # append gives the None that is wanted
+    tasks = [asyncio.create_task(runner.run(item)) for item in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.wait_for(runner.close(), timeout=30)
+    assert done == [0, 1, 2]
+    await asyncio.gather(*tasks)
+
+
+# -- one_ahead
+
+
+async def test_the_next_result_is_made_while_one_is_used() -> None:
+    begun: list[int] = []
+
+    async def work(item: int) -> int:
+        begun.append(item)
+        await asyncio.sleep(0)
+        return item * 10
+
+    results = []
+    async for result in one_ahead(work, range(4)):
+        await settle()
+        results.append((result, list(begun)))
+    assert results == [
+        (0, [0, 1]),
+        (10, [0, 1, 2]),
+        (20, [0, 1, 2, 3]),
+        (30, [0, 1, 2, 3]),
+    ]
+
+
+async def test_a_failure_comes_where_its_result_would_have() -> None:
+    async def work(item: int) -> int:
+        if item == 1:
+            raise NotFound("one")
+        return item
+
+    results = one_ahead(work, range(3))
+    assert await anext(results) == 0
+    with pytest.raises(NotFound, match="one"):
+        await anext(results)
+
+
+async def test_leaving_early_cancels_what_has_begun_and_waits_for_it() -> None:
+    ended: list[int] = []
+
+    async def work(item: int) -> int:
+        try:
+            if item:
+                await asyncio.sleep(3600)
+        finally:
+            ended.append(item)
+        return item
+
+    async with contextlib.aclosing(one_ahead(work, range(5))) as results:
+        assert await anext(results) == 0
+        await settle()
+    assert ended == [0, 1]
+
+
+async def test_nothing_ahead_of_no_items() -> None:
+    async def work(item: int) -> int:
+        return item
+
+    assert [result async for result in one_ahead(work, [])] == []
+
+
+# -- OneBehind
+
+
+async def test_one_call_goes_on_while_the_next_is_prepared() -> None:
+    log: list[str] = []
+
+    async def call(name: str) -> None:
+        log.append(f"begin {name}")
+        await asyncio.sleep(0)
+        log.append(f"end {name}")
+
+    async with OneBehind() as behind:
+        await behind.run(call("a"))
+        log.append("prepare b")
+        await behind.run(call("b"))
+    assert log == ["prepare b", "begin a", "end a", "begin b", "end b"]
+
+
+async def test_a_failed_call_is_raised_at_the_next() -> None:
+    begun: list[str] = []
+
+    async def fail() -> None:
+        raise NotFound("it")
+
+    async def call() -> None:
+        begun.append("next")
+
+    async with OneBehind() as behind:
+        await behind.run(fail())
+        with pytest.raises(NotFound, match="it"):
+            await behind.run(call())
+    assert begun == []
+
+
+async def test_a_failed_last_call_is_raised_at_the_end() -> None:
+    async def fail() -> None:
+        raise NotFound("it")
+
+    with pytest.raises(NotFound, match="it"):
+        async with OneBehind() as behind:
+            await behind.run(fail())
+
+
+async def test_a_block_that_fails_cancels_the_call_behind_it() -> None:
+    ended: list[str] = []
+
+    async def call() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append("call")
+
+    async def fail() -> None:
+        async with OneBehind() as behind:
+            await behind.run(call())
+            await settle()
+            raise NotFound("block")
+
+    with pytest.raises(NotFound, match="block"):
+        await fail()
+    assert ended == ["call"]
