@@ -200,6 +200,9 @@ def decode(payload: Buffer, *, identity: bytes) -> tuple[Voxels, Exceptions]:
     """
     header = read_header(payload, identity=identity)
     view = memoryview(payload)
+    size = header.body_at + _body_bytes(view, header) + header.exception_bytes
+    if len(payload) != size:
+        raise CorruptValue(f"a payload of {len(payload)} bytes should have {size}")
     if header.format == RAW:
         voxels: Voxels = _checked_raw(view, header)
     else:
@@ -322,6 +325,11 @@ def _decompress(block: memoryview, fmt: int, size: int) -> bytes:
     if len(voxels) != size:
         raise CorruptValue(f"a block holds {len(voxels)} bytes, not {size}")
     return bytes(voxels)
+
+
+def _body_bytes(view: memoryview, header: Header) -> int:
+    """How many bytes all blocks have."""
+    return 0 if header.format == CONSTANT else sum(size for size, _ in _table(view, header))
 
 
 def _table(view: memoryview, header: Header) -> Sequence[tuple[int, int]]:
