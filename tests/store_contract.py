@@ -739,6 +739,17 @@ class CatalogContract(Contract):
         assert await filled.catalog.reserve_ids(one.id, 1) == 12
         assert await filled.catalog.reserve_ids(two.id, 1) == 1
 
+    async def test_an_id_that_somebody_chose_is_not_reserved_later(self, filled: Stores) -> None:
+        one = await filled.catalog.create_channel(channel("one"))
+        two = await filled.catalog.create_channel(channel("two"))
+        await filled.catalog.raise_ids(one.id, 41)
+        assert await filled.catalog.reserve_ids(one.id, 2) == 42
+        await filled.catalog.raise_ids(one.id, 7)
+        assert await filled.catalog.reserve_ids(one.id, 1) == 44
+        assert await filled.catalog.reserve_ids(two.id, 1) == 1
+        with pytest.raises(NotFound):
+            await filled.catalog.raise_ids(one.id + two.id + 1, 5)
+
     async def test_object_ids_go_to_one_asker_each(self, filled: Stores) -> None:
         stored = await filled.catalog.create_channel(channel())
         firsts = await asyncio.gather(

@@ -267,7 +267,12 @@ async def test_a_call_that_fails_fails_for_its_whole_group_and_no_other() -> Non
 
 async def test_closing_waits_for_what_has_begun() -> None:
     done: list[int] = []
-    runner = GroupRunner(lambda items: [done.append(item) for item in items])  # type: ignore[func-returns-value]  # append gives the None that is wanted
+
+    def work(items: Sequence[int]) -> list[Exception | None]:
+        done.extend(items)
+        return [None] * len(items)
+
+    runner = GroupRunner(work)
     tasks = [asyncio.create_task(runner.run(item)) for item in range(3)]
     await asyncio.sleep(0)
     await asyncio.wait_for(runner.close(), timeout=30)
