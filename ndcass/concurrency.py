@@ -109,7 +109,7 @@ class ByteLimiter:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._release(size_bytes)  # the turn came and the asker was gone
-            else:
+            elif entry in self._waiting:
                 self._waiting.remove(entry)
                 self._wake()
             raise
@@ -121,6 +121,9 @@ class ByteLimiter:
     def _wake(self) -> None:
         while self._waiting:
             size_bytes, turn = self._waiting[0]
+            if turn.done():  # its asker was cancelled and has not run since
+                self._waiting.popleft()
+                continue
             if self.used_bytes + size_bytes > self.limit_bytes:
                 return
             self._waiting.popleft()
@@ -256,14 +259,23 @@ async def with_companion(
     When `main` ends the companion is cancelled; when the companion raises, `main` is cancelled, and
     what the companion raised comes out. Nothing of either goes on behind the call.
     """
-    running = asyncio.create_task(main)
-    watching = asyncio.create_task(companion)
+
+    async def watched() -> R:
+        try:
+            return await main
+        finally:
+            watching.cancel()
+
     try:
-        await asyncio.wait([running, watching], return_when=asyncio.FIRST_COMPLETED)
-        return running.result() if running.done() else watching.result()
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(companion)
+            running = group.create_task(watched())
+    except ExceptionGroup as failed:
+        # Callers catch the error itself; a group would slip past them.
+        raise failed.exceptions[0] from failed
     finally:
-        await _cancelled(running)
-        await _cancelled(watching)
+        main.close()  # it never began, if the caller was cancelled at once
+    return running.result()
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:

@@ -1,7 +1,9 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import pytest
 
@@ -12,6 +14,8 @@ from ndcass.concurrency import (
     bounded_map,
     one_ahead,
     run_cpu,
+    run_threads,
+    with_companion,
 )
 from ndcass.errors import NotFound, StoreFull, TooLarge
 
@@ -217,6 +221,24 @@ async def test_an_asker_cancelled_when_its_turn_comes_gives_it_back() -> None:
     assert limiter.used_bytes == 0
 
 
+async def test_an_asker_cancelled_just_before_its_turn_is_passed_over() -> None:
+    limiter = ByteLimiter(10)
+
+    async def hold(size: int) -> int:
+        async with limiter.hold(size):
+            return size
+
+    async with limiter.hold(10):
+        gone = asyncio.create_task(hold(9))
+        next_one = asyncio.create_task(hold(8))
+        await settle()
+        gone.cancel()  # it has not run since, and the bytes come back now
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert await asyncio.wait_for(next_one, timeout=30) == 8
+    assert limiter.used_bytes == 0
+
+
 # -- GroupRunner
 
 
@@ -400,3 +422,117 @@ async def test_a_block_that_fails_cancels_the_call_behind_it() -> None:
     with pytest.raises(NotFound, match="block"):
         await fail()
     assert ended == ["call"]
+
+
+# -- with_companion, run_threads
+
+
+async def test_a_companion_ends_with_what_it_watches() -> None:
+    ended: list[str] = []
+
+    async def watch() -> NoReturn:
+        try:
+            while True:
+                await asyncio.sleep(3600)
+        finally:
+            ended.append("companion")
+
+    async def work() -> int:
+        await settle()
+        return 7
+
+    assert await asyncio.wait_for(with_companion(work(), watch()), timeout=30) == 7
+    assert ended == ["companion"]
+
+
+async def test_a_companion_that_raises_stops_what_it_watches() -> None:
+    ended: list[str] = []
+
+    async def watch() -> NoReturn:
+        await settle()
+        raise NotFound("lease")
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append("work")
+
+    with pytest.raises(NotFound, match="lease"):
+        await asyncio.wait_for(with_companion(work(), watch()), timeout=30)
+    assert ended == ["work"]
+
+
+async def test_a_cancelled_caller_takes_both_along() -> None:
+    ended: list[str] = []
+
+    async def wait(name: str) -> NoReturn:
+        try:
+            while True:
+                await asyncio.sleep(3600)
+        finally:
+            ended.append(name)
+
+    for rounds in (1, 20):  # as soon as it has begun, and later
+        ended.clear()
+        task = asyncio.create_task(with_companion(wait("work"), wait("companion")))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert sorted(ended) == ["companion", "work"]
+
+
+def test_threads_work_on_every_item_with_a_limit() -> None:
+    lock, seen, under_way, most = threading.Lock(), [], 0, 0
+
+    def work(item: int) -> None:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.002)
+        with lock:
+            under_way -= 1
+            seen.append(item)
+
+    stop = threading.Event()
+    run_threads(work, range(30), limit=3, stop=stop)
+    assert sorted(seen) == list(range(30))
+    assert most <= 3
+    assert not stop.is_set()
+
+
+def test_threads_take_items_only_a_few_ahead() -> None:
+    taken, done = 0, 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for item in range(40):
+            taken += 1
+            assert taken - done <= 6
+            yield item
+
+    def work(_: int) -> None:
+        nonlocal done
+        done += 1
+
+    run_threads(work, items(), limit=1, stop=threading.Event())
+    assert taken == done == 40
+
+
+def test_a_failed_call_stops_the_others_and_is_raised() -> None:
+    stop = threading.Event()
+    begun: list[int] = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        if item == 1:
+            raise NotFound("item 1")
+        assert stop.wait(30)
+
+    with pytest.raises(NotFound, match="item 1"):
+        run_threads(work, range(100), limit=2, stop=stop)
+    assert stop.is_set()
+    assert len(begun) < 10
