@@ -324,6 +324,10 @@ def _text(resource: Resource, field: str, limit: int) -> None:
     value = getattr(resource, field)
     if not isinstance(value, str) or len(value) > limit:
         raise InvalidRequest(f"{field} must be text of at most {limit} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can say half of a surrogate pair
+        raise InvalidRequest(f"{field} is no valid Unicode text") from error
 
 
 def _one_of(resource: Resource, field: str, allowed: frozenset[str], of: str = "") -> None:

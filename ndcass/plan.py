@@ -19,6 +19,8 @@ Slices = tuple[slice, slice, slice]
 
 # Below this many cuboids the scalar Morton code is quicker than an array's.
 _FEW = 16
+# Plans of about this many cuboids at most are remembered; all of them take a few MiB.
+_REMEMBERED = 64
 
 
 class Part(NamedTuple):
@@ -48,11 +50,17 @@ def plan_parts(box: Box, cuboid_zyx: Zyx) -> list[Part]:
     InvalidRequest
         If a cuboid lies beyond 2^21 on an axis.
     """
-    return list(_plan_parts(box, cuboid_zyx))
+    if box.voxels > _REMEMBERED * math.prod(cuboid_zyx):
+        return _parts(box, cuboid_zyx)
+    return list(_remembered_parts(box, cuboid_zyx))
 
 
 @lru_cache(maxsize=256)
-def _plan_parts(box: Box, cuboid_zyx: Zyx) -> tuple[Part, ...]:
+def _remembered_parts(box: Box, cuboid_zyx: Zyx) -> tuple[Part, ...]:
+    return tuple(_parts(box, cuboid_zyx))
+
+
+def _parts(box: Box, cuboid_zyx: Zyx) -> list[Part]:
     axes = [
         list(_cut(start, stop, size))
         for start, stop, size in zip(box.start_zyx, box.stop_zyx, cuboid_zyx, strict=True)
@@ -69,7 +77,7 @@ def _plan_parts(box: Box, cuboid_zyx: Zyx) -> tuple[Part, ...]:
         for k, (z, y, x) in enumerate((z, y, x) for z in zs for y in ys for x in xs)
     ]
     parts.sort(key=lambda part: part.morton)
-    return tuple(parts)
+    return parts
 
 
 class _Cell(NamedTuple):

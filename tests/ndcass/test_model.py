@@ -160,6 +160,7 @@ def test_names_of_services_are_no_channels(name: str) -> None:
         (dataset, {"scalinglevels": 21}),
         (dataset, {"dataset_description": "x" * 4097}),
         (dataset, {"dataset_description": None}),
+        (dataset, {"dataset_description": "half a pair \ud800"}),
         (project, {"kvengine": "Oracle"}),
         (project, {"kvengine": ["MySQL"]}),
         (project, {"s3backend": 2}),
