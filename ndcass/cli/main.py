@@ -1,0 +1,54 @@
+"""``ndcass``: parse, hand over to a command, turn its end into an exit code.
+
+0 done, 1 failed (the reason in one line on standard error), 2 wrong call.
+"""
+
+import argparse
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+
+from ndcass.cli import cutout, ingest, serve, user, verify
+from ndcass.cli.failure import WrongCall
+from ndcass.errors import NdcassError
+
+DONE, FAILED, WRONG_CALL = 0, 1, 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    parser = argparse.ArgumentParser(
+        prog="ndcass",
+        description="Brain image volumes as cuboids, served over REST.",
+        # A call in a script must not change its meaning when an option is added.
+        allow_abbrev=False,
+    )
+    version = importlib.metadata.version("ndcass")
+    parser.add_argument("--version", action="version", version=f"ndcass {version}")
+    groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (serve, ingest, cutout, verify, user):
+        command.add_parser(groups)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except WrongCall as error:
+        print(f"ndcass: {error}", file=sys.stderr)
+        return WRONG_CALL
+    except BrokenPipeError:  # whoever read the output has left, as `head` does
+        sys.stderr.close()
+        return FAILED
+    except (NdcassError, OSError) as error:
+        print(f"ndcass: {' '.join(str(error).split())}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("ndcass: interrupted", file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
