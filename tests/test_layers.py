@@ -32,6 +32,7 @@ LAYERS = {
     "ndcass/concurrency.py": 2,
     "ndcass/store/": 3,
     "ndcass/volume.py": 4,
+    "ndcass/resources.py": 4,
     "ndcass/jobs/": 4,
     "server/": 5,
     "loadgen/": 5,

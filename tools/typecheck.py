@@ -22,7 +22,10 @@ TREE = ROOT / "build" / "types"
 OUTER = ("server", "loadgen", "schema", "conf")
 """Folders that install below `ndcass`."""
 
-EVERYTHING = ("ndcass", "tests", "tools", "setup.py")
+BESIDE = ("tests", "tools", "bench", "setup.py")
+"""What stays beside it."""
+
+EVERYTHING = ("ndcass", *BESIDE)
 """In the tree, where `ndcass` holds the outer folders."""
 
 
@@ -33,7 +36,7 @@ def build_tree() -> None:
     inner = [path for path in (ROOT / "ndcass").iterdir() if path.name != "__pycache__"]
     wanted = {package / path.name: path for path in inner}
     wanted |= {package / name: ROOT / name for name in OUTER}
-    wanted |= {TREE / name: ROOT / name for name in ("tests", "tools", "setup.py")}
+    wanted |= {TREE / name: ROOT / name for name in BESIDE}
     for link in [*package.iterdir(), *(path for path in TREE.iterdir() if path != package)]:
         if link not in wanted:
             link.unlink()
