@@ -223,12 +223,19 @@ def apply_in_place(
             return _promoted(left, base, corner_zyx, gone)
 
 
-def truth(voxels: Voxels) -> Voxels:
-    """Where something is posted, to ask for `any` or `all`.
+def is_blank(voxels: Voxels) -> bool:
+    """Whether nothing but zeros is posted.
 
     Floats are compared with zero first: `any` of a signalling NaN gives its answer with a warning.
     """
-    return voxels != 0 if voxels.dtype.kind == "f" else voxels
+    return not (voxels != 0 if voxels.dtype.kind == "f" else voxels).any()
+
+
+def is_solid(voxels: Voxels) -> bool:
+    """Whether no zero is posted: a merge is then a copy."""
+    if voxels.dtype.kind == "u":
+        return bool(voxels.min() > 0)  # a third of the time of `all`
+    return bool((voxels != 0).all())
 
 
 def without_negative_zeros(voxels: Voxels, op: WriteOp) -> Voxels:
@@ -259,15 +266,14 @@ def _box(corner_zyx: Zyx, shape: tuple[int, ...]) -> tuple[slice, ...]:
 
 def _overlay(target: Voxels, voxels: Voxels) -> None:
     """Where `voxels` is not zero, `target` becomes it."""
-    zero = voxels == 0
-    if not zero.any():
+    if is_solid(voxels):
         target[...] = voxels
     elif target.dtype.kind == "f":
-        np.copyto(target, voxels, where=~zero)
+        np.copyto(target, voxels, where=voxels != 0)
     else:
         # Clear, then or: passes without a branch, 4 to 40 times as fast as copyto(where=), which
         # stumbles over scattered zeros.
-        np.multiply(target, zero.astype(target.dtype), out=target)
+        np.multiply(target, (voxels == 0).astype(target.dtype), out=target)
         np.bitwise_or(target, voxels, out=target)
 
 

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 from ndcass import codec
 from ndcass.concurrency import run_cpu
 from ndcass.errors import AlreadyExists, Conflict, CorruptValue, InvalidRequest, NotFound
-from ndcass.merge import CuboidRow, WriteOp, truth, without_negative_zeros
+from ndcass.merge import CuboidRow, WriteOp, is_blank, without_negative_zeros
 from ndcass.model import Channel, Dataset, Project, Token, TokenView, User
 from ndcass.store.base import (
     Comparison,
@@ -171,7 +171,7 @@ class MemoryBatch:
             (write.address, _row(write, self._clock.next_id()))
             for write in writes
             # Zeros mean "nothing here", so a row of them would only cost its reader time.
-            if write.op in (WriteOp.BASE, WriteOp.REPLACE) or truth(write.voxels).any()
+            if write.op in (WriteOp.BASE, WriteOp.REPLACE) or not is_blank(write.voxels)
         ]
 
 

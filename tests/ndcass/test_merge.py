@@ -15,8 +15,9 @@ from ndcass.merge import (
     WriteOp,
     apply,
     apply_in_place,
+    is_blank,
+    is_solid,
     merge_rows,
-    truth,
     without_negative_zeros,
 )
 
@@ -270,9 +271,19 @@ SIGNALLING_NAN = np.array([0x7F800001, 0, 0x80000000], dtype="<u4").view("<f4")
 
 
 def test_a_signalling_nan_counts_and_keeps_its_bits_without_a_warning() -> None:
-    assert truth(SIGNALLING_NAN).tolist() == [True, False, False]
-    assert truth(np.array([3, 0], dtype="<u1")).any()
+    assert not is_blank(SIGNALLING_NAN)
+    assert is_solid(SIGNALLING_NAN[:1])
     posted = without_negative_zeros(SIGNALLING_NAN, WriteOp.MERGE)
     assert posted.view("<u4").tolist() == [0x7F800001, 0, 0]
     kept = without_negative_zeros(SIGNALLING_NAN, WriteOp.REPLACE)
     assert kept.view("<u4").tolist() == [0x7F800001, 0, 0x80000000]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS + FLOATS)
+def test_blank_and_solid_voxels_are_told_apart(dtype: str) -> None:
+    zeros, ones, both = (np.array(v, dtype=dtype) for v in ([0, 0], [1, 1], [0, 1]))
+    assert (is_blank(zeros), is_blank(ones), is_blank(both)) == (True, False, False)
+    assert (is_solid(zeros), is_solid(ones), is_solid(both)) == (False, True, False)
+    if np.dtype(dtype).kind != "u":
+        assert is_solid(np.array([-1, 1], dtype=dtype))
+        assert not is_solid(np.array([-1, 0], dtype=dtype))

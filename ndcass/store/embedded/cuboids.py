@@ -44,7 +44,8 @@ from ndcass.merge import (
     Exceptions,
     WriteOp,
     apply,
-    truth,
+    is_blank,
+    is_solid,
     without_negative_zeros,
 )
 from ndcass.store.base import CuboidAddress, CuboidWrite, StoredCuboid
@@ -313,14 +314,14 @@ class EmbeddedCuboids:
     ) -> "list[codec.Buffer] | None":
         """The cuboid after a write: payload, None for zeros, _NOTHING where nothing changes."""
         voxels = write.voxels
-        if write.op != WriteOp.REPLACE and not truth(voxels).any():
+        if write.op != WriteOp.REPLACE and is_blank(voxels):
             return _NOTHING
         whole = voxels.shape == write.cuboid_zyx
         if whole and (_is_independent(write) or (value is None and _paints(write))):
             cuboid = Cuboid(without_negative_zeros(voxels, write.op), EMPTY)
         else:
             cuboid = apply(self._base(write, value), write.op, write.corner_zyx, voxels)
-        if not truth(cuboid.voxels).any() and not len(cuboid.exceptions.offsets):
+        if is_blank(cuboid.voxels) and not len(cuboid.exceptions.offsets):
             return None
         return codec.encode_parts(
             cuboid.voxels,
@@ -727,7 +728,7 @@ def _is_independent(write: CuboidWrite) -> bool:
     # Exceptions outlive a merge, so labels need what was there; only images can do without.
     if write.op != WriteOp.MERGE or write.keeps_exceptions:
         return False
-    return bool(truth(write.voxels).all())
+    return is_solid(write.voxels)
 
 
 def _paints(write: CuboidWrite) -> bool:
