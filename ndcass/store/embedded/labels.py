@@ -66,19 +66,22 @@ class EmbeddedLabels:
 
     async def delete_channel(self, channel_id: int) -> int:
         """Forget every entry of a channel, a bounded number at a time; how many there were."""
-
-        def delete_some(db: sqlite3.Connection) -> int:
-            # Fewer than that many left: the SELECT gives no row, its comparison NULL, so take all.
-            cursor = db.execute(
-                "DELETE FROM labels WHERE channel_id = ?1"
-                " AND coalesce((level, label, t, morton) < ("
-                "  SELECT level, label, t, morton FROM labels WHERE channel_id = ?1"
-                "  ORDER BY level, label, t, morton LIMIT 1 OFFSET ?2), TRUE)",
-                (channel_id, DELETE_AT_ONCE),
-            )
-            return cursor.rowcount
-
         deleted = 0
-        while some := await self._database.write(delete_some):
+        while some := await self._database.write(lambda db: _delete_some(db, channel_id)):
             deleted += some
         return deleted
+
+
+def _delete_some(db: sqlite3.Connection, channel_id: int) -> int:
+    """Delete the first entries of a channel; how many."""
+    first_kept = db.execute(
+        "SELECT level, label, t, morton FROM labels WHERE channel_id = ?"
+        " ORDER BY level, label, t, morton LIMIT 1 OFFSET ?",
+        (channel_id, DELETE_AT_ONCE),
+    ).fetchone()
+    if first_kept is None:
+        return db.execute("DELETE FROM labels WHERE channel_id = ?", (channel_id,)).rowcount
+    return db.execute(
+        "DELETE FROM labels WHERE channel_id = ? AND (level, label, t, morton) < (?, ?, ?, ?)",
+        (channel_id, *first_kept),
+    ).rowcount

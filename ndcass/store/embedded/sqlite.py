@@ -333,7 +333,7 @@ def _translated(error: sqlite3.Error) -> Exception:
         return Conflict("something that this belongs to is missing")
     if code == sqlite3.SQLITE_TOOBIG:
         return InvalidRequest("a value is too large for the store")
-    if code == sqlite3.SQLITE_IOERR_SHMSIZE or _primary(code) == sqlite3.SQLITE_FULL:
+    if code in _NO_ROOM or _primary(code) == sqlite3.SQLITE_FULL:
         return StoreFull("no space is left in the store; nothing of this write was kept")
     if _is_busy(error):
         return StoreTimeout("the store is busy with other writes for too long")
@@ -349,6 +349,10 @@ _UNIQUE = {
     sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
     sqlite3.SQLITE_CONSTRAINT_ROWID,
 }
+
+# SQLite says FULL for a full disk only. A quota, or a limit of the size of a file, fails the write
+# itself; a damaged disk does not, since that is met when the kernel writes back.
+_NO_ROOM = {sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE}
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
