@@ -1,1 +1,12 @@
-"""Background work: units along the curve, leases and progress."""
+"""Background work: units along the curve, leases and progress.
+
+`HANDLERS` is what a worker of this version can do; `runner.run_jobs` claims and does it.
+"""
+
+from collections.abc import Mapping
+
+from ndcass.jobs.delete import delete_channel
+from ndcass.jobs.runner import Handler
+from ndcass.store.base import DELETE_JOB
+
+HANDLERS: Mapping[str, Handler] = {DELETE_JOB: delete_channel}

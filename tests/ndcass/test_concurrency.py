@@ -424,64 +424,7 @@ async def test_a_block_that_fails_cancels_the_call_behind_it() -> None:
     assert ended == ["call"]
 
 
-# -- with_companion, run_threads
-
-
-async def test_a_companion_ends_with_what_it_watches() -> None:
-    ended: list[str] = []
-
-    async def watch() -> NoReturn:
-        try:
-            while True:
-                await asyncio.sleep(3600)
-        finally:
-            ended.append("companion")
-
-    async def work() -> int:
-        await settle()
-        return 7
-
-    assert await asyncio.wait_for(with_companion(work(), watch()), timeout=30) == 7
-    assert ended == ["companion"]
-
-
-async def test_a_companion_that_raises_stops_what_it_watches() -> None:
-    ended: list[str] = []
-
-    async def watch() -> NoReturn:
-        await settle()
-        raise NotFound("lease")
-
-    async def work() -> None:
-        try:
-            await asyncio.sleep(3600)
-        finally:
-            ended.append("work")
-
-    with pytest.raises(NotFound, match="lease"):
-        await asyncio.wait_for(with_companion(work(), watch()), timeout=30)
-    assert ended == ["work"]
-
-
-async def test_a_cancelled_caller_takes_both_along() -> None:
-    ended: list[str] = []
-
-    async def wait(name: str) -> NoReturn:
-        try:
-            while True:
-                await asyncio.sleep(3600)
-        finally:
-            ended.append(name)
-
-    for rounds in (1, 20):  # as soon as it has begun, and later
-        ended.clear()
-        task = asyncio.create_task(with_companion(wait("work"), wait("companion")))
-        for _ in range(rounds):
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert sorted(ended) == ["companion", "work"]
+# -- run_threads
 
 
 def test_threads_work_on_every_item_with_a_limit() -> None:
@@ -536,3 +479,77 @@ def test_a_failed_call_stops_the_others_and_is_raised() -> None:
         run_threads(work, range(100), limit=2, stop=stop)
     assert stop.is_set()
     assert len(begun) < 10
+
+
+# -- with_companion
+
+
+async def test_the_companion_ends_with_what_it_watches() -> None:
+    ended: list[str] = []
+
+    async def watch() -> NoReturn:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append("companion")
+        raise AssertionError("it sleeps for ever")
+
+    async def work() -> str:
+        await settle()
+        return "result"
+
+    assert await with_companion(work(), watch()) == "result"
+    assert ended == ["companion"]
+
+
+async def test_a_companion_that_raises_ends_what_it_watches() -> None:
+    ended: list[str] = []
+
+    async def watch() -> NoReturn:
+        await settle()
+        raise NotFound("lost")
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await settle()
+            ended.append("work")
+
+    with pytest.raises(NotFound, match="lost"):
+        await with_companion(work(), watch())
+    assert ended == ["work"]
+
+
+async def test_what_is_watched_raises_its_own_error() -> None:
+    async def watch() -> NoReturn:
+        await asyncio.sleep(3600)
+        raise AssertionError("it sleeps for ever")
+
+    async def work() -> None:
+        raise StoreFull("no space")
+
+    with pytest.raises(StoreFull, match="no space"):
+        await with_companion(work(), watch())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+async def test_a_cancelled_caller_ends_both(steps: int) -> None:
+    begun: list[str] = []
+    ended: list[str] = []
+
+    async def sleep(name: str) -> NoReturn:
+        begun.append(name)
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(name)
+        raise AssertionError("it sleeps for ever")
+
+    task = asyncio.create_task(with_companion(sleep("work"), sleep("companion")))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(ended) == sorted(begun)
