@@ -11,6 +11,7 @@ Expected voxels come from `merge.apply`, one write after another, which has its 
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Sequence
@@ -374,6 +375,39 @@ class CuboidContract(Contract):
         found = await voxels_at(stores, at(2))
         assert found[:, 0, 0].tolist() == [2, 2, 2, 0]
         assert found[:, 7, 7].tolist() == [3, 3, 3, 0]
+
+    @pytest.mark.parametrize("seed", range(40))
+    async def test_batches_in_flight_end_as_if_one_after_another(
+        self, stores: Stores, seed: int
+    ) -> None:
+        """Each cuboid is what some order of the three writes makes of it, whatever their ops."""
+        rng = np.random.default_rng(seed)
+        addresses = [at(1), at(2)]
+        ops = list(WriteOp)[1:]
+        before = {a: random_write(rng, a, "<u4", [WriteOp.REPLACE]) for a in addresses}
+        await store(stores, *(before[a] for a in addresses[: seed % 3]))
+        in_flight = [[random_write(rng, a, "<u4", ops) for a in addresses] for _ in range(3)]
+
+        async with contextlib.AsyncExitStack() as stack:
+            batches = [await stack.enter_async_context(stores.cuboids.batch()) for _ in in_flight]
+            for batch, writes in zip(batches, in_flight, strict=True):
+                await batch.add(writes)
+            order = rng.permutation(3)
+            await asyncio.gather(*(batches[n].commit() for n in order[:2]))
+            await batches[order[2]].commit()
+
+        found = await merged_cuboids(stores, addresses, dtype="<u4")
+        zeros = Cuboid(np.zeros(SHAPE, dtype="<u4"), EMPTY)
+        for number, address in enumerate(addresses):
+            possible = []
+            for later in itertools.permutations(writes[number] for writes in in_flight):
+                first = [before[address]] if number < seed % 3 else []
+                cuboid = zeros
+                for w in [*first, *later]:
+                    cuboid = apply(cuboid, w.op, w.corner_zyx, w.voxels)
+                possible.append((cuboid.voxels.tobytes(), pairs(cuboid)))
+            actual = found.get(address, zeros)
+            assert (actual.voxels.tobytes(), pairs(actual)) in possible
 
     async def test_many_writers_at_once_lose_no_voxel(self, stores: Stores) -> None:
         """Every writer has voxels of its own, in boxes that all overlap."""
