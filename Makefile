@@ -54,7 +54,7 @@ layers: $(STAMP)
 check: lint types layers
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only
+	$(BIN)/python -m bench.end_to_end --output build/bench.json
 
 cluster-up cluster-down:
 	@echo "make $@: the Cassandra engine comes with the next release; this one has the embedded engine." >&2

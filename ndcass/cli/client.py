@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,12 @@ SILENCE_TIMEOUT_S = 300.0
 # The server is busy, or a proxy before it cannot reach it.
 RETRIED_STATUSES = frozenset({502, 503, 504})
 LONGEST_REASON = 300
+
+_NO_URL = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+)
 
 Voxels = npt.NDArray[Any]  # which type is only known at run time
 
@@ -102,7 +109,7 @@ class _TokenAuth(requests.auth.AuthBase):
 
 
 class Gateway:
-    """A client of one server.
+    """A client of one server; use it as a context manager.
 
     Parameters
     ----------
@@ -115,6 +122,19 @@ class Gateway:
         self.access = access
         self._sleep = sleep
         self._local = threading.local()  # a session is for one thread
+        self._sessions: list[requests.Session] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for session in self._sessions:
+            session.close()
 
     def volume(self, target: Target, level: int) -> Volume:
         """What the server says of a channel.
@@ -242,7 +262,7 @@ class Gateway:
                     timeout=(CONNECT_TIMEOUT_S, SILENCE_TIMEOUT_S),
                     allow_redirects=False,  # a redirected POST loses its body
                 )
-            except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema) as error:
+            except _NO_URL as error:
                 raise CommandFailed(f"not the URL of a server: {self.access.url}") from error
             except requests.RequestException as error:
                 if attempt == attempts:
@@ -264,6 +284,7 @@ class Gateway:
         if session is None:
             session = self._local.session = requests.Session()
             session.auth = _TokenAuth(self.access.key)
+            self._sessions.append(session)
         return session
 
     def _refused(self, response: requests.Response, what: str) -> CommandFailed:

@@ -24,6 +24,10 @@ from ndcass.geometry import Box, text_xyz
 MIB = 1 << 20
 
 
+# Makes a file that is written to like an array of a shape, and is closed in the end.
+Maker = Callable[[Path, Volume, tuple[int, ...]], contextlib.AbstractContextManager[Any]]
+
+
 class Piece(NamedTuple):
     """A box of one timestep; None is the channel's start time."""
 
@@ -61,7 +65,16 @@ def run(args: argparse.Namespace) -> int:
     make = MAKERS.get(args.output.suffix.lower())
     if make is None:
         raise WrongCall(f"{args.output} must end in one of {', '.join(MAKERS)}")
-    gateway = Gateway(access_from(args.url, os.environ))
+    with Gateway(access_from(args.url, os.environ)) as gateway:
+        result = _save(args, make, gateway)
+    print_result(
+        args, result, f"{args.output}: {result['dtype']} of shape {tuple(result['shape'])}"
+    )
+    return 0
+
+
+def _save(args: argparse.Namespace, make: Maker, gateway: Gateway) -> dict[str, Any]:
+    """Fetch the box into the file; what was done, JSON-able."""
     volume = gateway.volume(args.target, args.level)
     if not volume.extent.contains(args.box):
         raise CommandFailed(
@@ -77,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         Progress(str(volume.target), size, quiet=args.quiet) as progress,
     ):
         _fill(array, args, gateway, volume, progress)
-    result = {
+    return {
         "file": str(args.output),
         "target": str(args.target),
         "box": text_xyz(args.box),
@@ -85,8 +98,6 @@ def run(args: argparse.Namespace) -> int:
         "shape": shape,
         "dtype": volume.dtype.name,
     }
-    print_result(args, result, f"{args.output}: {volume.dtype.name}, shape {shape}")
-    return 0
 
 
 def _fill(
@@ -176,6 +187,10 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-MAKERS: dict[
-    str, Callable[[Path, Volume, tuple[int, ...]], contextlib.AbstractContextManager[Any]]
-] = {".npy": _npy, ".tif": _tiff, ".tiff": _tiff, ".h5": _hdf5, ".hdf5": _hdf5}
+MAKERS: dict[str, Maker] = {
+    ".npy": _npy,
+    ".tif": _tiff,
+    ".tiff": _tiff,
+    ".h5": _hdf5,
+    ".hdf5": _hdf5,
+}

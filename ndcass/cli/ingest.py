@@ -99,9 +99,11 @@ def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     stop = threading.Event()
-    gateway = Gateway(access_from(args.url, os.environ), sleep=_until(stop))
     path = args.receipt or Path(f"{args.target.token}-{args.target.channel}.receipt.json")
-    with open_source(args.source, dataset=args.dataset) as source:
+    with (
+        Gateway(access_from(args.url, os.environ), sleep=_until(stop)) as gateway,
+        open_source(args.source, dataset=args.dataset) as source,
+    ):
         volume = gateway.volume(args.target, args.level)
         place = place_of(source, volume, corner_zyx=args.offset, time=args.time, widen=args.widen)
         fresh = _new_receipt(source, volume, place, gateway.access.url, args)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ndcass.cli import arguments, receipt
 from ndcass.cli.arguments import Target
-from ndcass.cli.client import Gateway, access_from
+from ndcass.cli.client import Gateway, Volume, access_from
 from ndcass.cli.failure import CommandFailed, WrongCall
 from ndcass.cli.ingest import box_done
 from ndcass.cli.receipt import BoxDone, Receipt
@@ -80,12 +80,16 @@ def _check_receipt(args: argparse.Namespace) -> Checked:
     paper = receipt.load(Path(args.what))
     _refuse_unfinished(paper, args.what)
     destination = paper.destination
-    gateway = Gateway(access_from(args.url or destination.url, os.environ))
-    volume = gateway.volume(Target(destination.token, destination.channel), destination.level)
-    if volume.dtype.name != destination.dtype:
-        raise CommandFailed(
-            f"{volume.target} is {volume.dtype.name} now, it was {destination.dtype}"
-        )
+    with Gateway(access_from(args.url or destination.url, os.environ)) as gateway:
+        volume = gateway.volume(Target(destination.token, destination.channel), destination.level)
+        if volume.dtype.name != destination.dtype:
+            raise CommandFailed(
+                f"{volume.target} is {volume.dtype.name} now, it was {destination.dtype}"
+            )
+        return _compare(args, gateway, volume, paper)
+
+
+def _compare(args: argparse.Namespace, gateway: Gateway, volume: Volume, paper: Receipt) -> Checked:
     wrong: list[str] = []
     itemsize = volume.dtype.itemsize
     with Progress("verify", paper.voxels * itemsize, quiet=args.quiet) as progress:
