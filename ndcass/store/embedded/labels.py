@@ -7,10 +7,9 @@ those from 2^63 on sort before the others. Nobody walks labels in order; Morton 
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from ndcass.store.embedded.sqlite import Database, signed
+from ndcass.store.embedded.sqlite import Database, Key, delete_rows, signed
 
-# One transaction of a long delete: short enough that other writers hardly notice it.
-DELETE_AT_ONCE = 20_000
+_KEY = Key("labels", "level, label, t, morton")
 
 
 class EmbeddedLabels:
@@ -66,22 +65,4 @@ class EmbeddedLabels:
 
     async def delete_channel(self, channel_id: int) -> int:
         """Forget every entry of a channel, a bounded number at a time; how many there were."""
-        deleted = 0
-        while some := await self._database.write(lambda db: _delete_some(db, channel_id)):
-            deleted += some
-        return deleted
-
-
-def _delete_some(db: sqlite3.Connection, channel_id: int) -> int:
-    """Delete the first entries of a channel; how many."""
-    first_kept = db.execute(
-        "SELECT level, label, t, morton FROM labels WHERE channel_id = ?"
-        " ORDER BY level, label, t, morton LIMIT 1 OFFSET ?",
-        (channel_id, DELETE_AT_ONCE),
-    ).fetchone()
-    if first_kept is None:
-        return db.execute("DELETE FROM labels WHERE channel_id = ?", (channel_id,)).rowcount
-    return db.execute(
-        "DELETE FROM labels WHERE channel_id = ? AND (level, label, t, morton) < (?, ?, ?, ?)",
-        (channel_id, *first_kept),
-    ).rowcount
+        return await delete_rows(self._database, _KEY, channel_id)

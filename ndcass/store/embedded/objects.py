@@ -14,18 +14,18 @@ from typing import Any, Self
 
 from ndcass.errors import InvalidRequest
 from ndcass.store.base import Comparison, Predicate, StoredObject
-from ndcass.store.embedded.sqlite import Database, json_text, signed, unsigned
+from ndcass.store.embedded.sqlite import Database, Key, delete_rows, json_text, signed, unsigned
 
-# One transaction of a long delete: short enough that other writers hardly notice it.
-DELETE_AT_ONCE = 5000
+_OBJECTS_KEY = Key("objects", "id")
+_VALUES_KEY = Key("object_values", "field, value, id")
 _INT64 = 1 << 63
 
 # A field with more hits is as good as any: the first of them come at once, if they are in order.
 ENOUGH_HITS = 2000
 
 # Numbers sort before texts (see the schema), so each comparison stays within its kind.
-_TEXTS = "value >= ''"
-_NUMBERS = "value < ''"
+_TEXTS = " AND value >= ''"
+_NUMBERS = " AND value < ''"
 _EXACT = {Comparison.EQUAL: "=", Comparison.LESS: "<", Comparison.GREATER: ">"}
 # Where the index has rounded: finds too many, never too few.
 _INCLUSIVE = {Comparison.EQUAL: "=", Comparison.LESS: "<=", Comparison.GREATER: ">="}
@@ -61,17 +61,9 @@ class EmbeddedObjects:
 
     async def delete_channel(self, channel_id: int) -> int:
         """As `ObjectStore.delete_channel`, a bounded number at a time."""
-
-        def delete_some(db: sqlite3.Connection) -> int:
-            rows = db.execute(
-                "SELECT id FROM objects WHERE channel_id = ? LIMIT ?", (channel_id, DELETE_AT_ONCE)
-            )
-            return _delete(db, channel_id, [unsigned(row[0]) for row in rows])
-
-        deleted = 0
-        while some := await self._database.write(delete_some):
-            deleted += some
-        return deleted
+        # The index first: a query must never give the id of an object that is gone.
+        await delete_rows(self._database, _VALUES_KEY, channel_id)
+        return await delete_rows(self._database, _OBJECTS_KEY, channel_id)
 
 
 # -- statements
@@ -182,8 +174,9 @@ class _Range:
         where, values = "channel_id = ? AND field = ?", [channel_id, predicates[0].field]
         for predicate in predicates:
             operators = _INCLUSIVE if _is_coarse(predicate.value) else _EXACT
-            kind = _TEXTS if isinstance(predicate.value, str) else _NUMBERS
-            where += f" AND value {operators[predicate.comparison]} ? AND {kind}"
+            where += f" AND value {operators[predicate.comparison]} ?"
+            if predicate.comparison is not Comparison.EQUAL:
+                where += _TEXTS if isinstance(predicate.value, str) else _NUMBERS
             values.append(_indexable(predicate.value))
         return cls(predicates, where, values)
 

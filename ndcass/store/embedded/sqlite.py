@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from ndcass.concurrency import run_cpu
 from ndcass.errors import (
@@ -42,6 +42,8 @@ BUSY_TIMEOUT_S = 30.0
 # A log that one large transaction blew up is cut back to this at the next checkpoint.
 WAL_LIMIT_BYTES = 64 << 20
 _RETRY_S = 0.01
+# Rows of one transaction of a long delete: few enough that other writers hardly notice it.
+DELETE_AT_ONCE = 20_000
 
 # Resources are kept as the JSON of their fields, beside the columns that statements ask for. Names
 # are the keys: they never change, and every answer shows them.
@@ -363,6 +365,39 @@ def _is_busy(error: sqlite3.Error) -> bool:
 def _primary(code: int) -> int:
     """An extended code without its detail."""
     return code & 0xFF
+
+
+# -- long deletes
+
+
+class Key(NamedTuple):
+    """A table whose primary key is the channel id and some more columns."""
+
+    table: str
+    columns: str  # behind the channel id, with commas
+
+
+async def delete_rows(database: Database, key: Key, channel_id: int) -> int:
+    """Delete every row of a channel, a bounded number a transaction; how many there were."""
+    deleted = 0
+    while some := await database.write(lambda db: _delete_first_rows(db, key, channel_id)):
+        deleted += some
+    return deleted
+
+
+def _delete_first_rows(db: sqlite3.Connection, key: Key, channel_id: int) -> int:
+    first_kept = db.execute(
+        f"SELECT {key.columns} FROM {key.table} WHERE channel_id = ?"  # noqa: S608 - our own words
+        f" ORDER BY {key.columns} LIMIT 1 OFFSET ?",
+        (channel_id, DELETE_AT_ONCE),
+    ).fetchone()
+    delete = f"DELETE FROM {key.table} WHERE channel_id = ?"  # noqa: S608 - our own words
+    if first_kept is None:
+        return db.execute(delete, (channel_id,)).rowcount
+    marks = ", ".join("?" * len(first_kept))
+    return db.execute(
+        f"{delete} AND ({key.columns}) < ({marks})", (channel_id, *first_kept)
+    ).rowcount
 
 
 # -- values

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ndcass.errors import InvalidRequest
-from ndcass.store.embedded import labels as engine
+from ndcass.store.embedded import sqlite
 from ndcass.store.embedded.labels import EmbeddedLabels
 from ndcass.store.embedded.sqlite import Database
 
@@ -71,7 +71,7 @@ async def test_a_lookup_is_one_walk_of_the_key(database: Database) -> None:
 async def test_a_large_channel_is_deleted_in_steps(
     labels: EmbeddedLabels, database: Database, entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "DELETE_AT_ONCE", 10)
+    monkeypatch.setattr(sqlite, "DELETE_AT_ONCE", 10)
     for n in range(entries):
         await labels.append(1, n % 2, n % 3, {n % 4 << 62: [n]})
     await labels.append(2, 0, 0, {5: [1, 2]})

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ndcass.errors import InvalidRequest
 from ndcass.store.base import Comparison, Predicate, StoredObject
 from ndcass.store.embedded import objects as engine
+from ndcass.store.embedded import sqlite
 from ndcass.store.embedded.objects import EmbeddedObjects
 from ndcass.store.embedded.sqlite import Database
 from ndcass.store.memory import MemoryObjects
@@ -144,7 +145,7 @@ async def test_ids_of_64_bits_come_in_order(objects: EmbeddedObjects) -> None:
 async def test_a_large_channel_is_deleted_in_steps(
     objects: EmbeddedObjects, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "DELETE_AT_ONCE", 10)
+    monkeypatch.setattr(sqlite, "DELETE_AT_ONCE", 10)
     await objects.put(1, [StoredObject(n, {"n": n}) for n in range(35)])
     await objects.put(2, [StoredObject(n, {"n": n}) for n in range(3)])
     most = 0
@@ -159,6 +160,7 @@ async def test_a_large_channel_is_deleted_in_steps(
     monkeypatch.setattr(database, "write", counted)
     assert await objects.delete_channel(1) == 35
     assert most == 10
+    assert await rows(database, "object_values") == 3
     assert list(await objects.query(2, [], limit=9)) == [0, 1, 2]
 
 
@@ -207,6 +209,16 @@ async def test_no_walk_over_the_whole_index(objects: EmbeddedObjects, database: 
     assert not [step for step in steps if "SCAN" in step or "TEMP B-TREE" in step], steps
     assert "channel_id=? AND field=? AND value=? AND id>?" in steps[0]
     assert "channel_id=? AND field=? AND value=? AND id=?" in steps[-1]
+
+
+async def test_hits_of_a_value_are_counted_by_the_value(database: Database) -> None:
+    found = engine._Range.of(1, [Predicate("a", Comparison.EQUAL, 1)])
+
+    def plan(db: sqlite3.Connection) -> str:
+        select = f"EXPLAIN QUERY PLAN SELECT 1 FROM object_values WHERE {found.where}"
+        return str(db.execute(select, found.values).fetchone()[3])
+
+    assert "channel_id=? AND field=? AND value=?" in await database.read(plan)
 
 
 @pytest.mark.parametrize("value", [None, [1], b"x"])
