@@ -1,0 +1,223 @@
+"""Bodies on their way: received in chunks, sent in pieces, never whole unless a format needs it."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from aiohttp import web
+
+from ndcass.concurrency import run_cpu
+from ndcass.errors import BadBody, DeadlineExceeded, InvalidOption, TooLarge
+from ndcass.server.app_keys import SETTINGS
+from ndcass.server.formats.base import StreamDecoder, Voxels
+from ndcass.server.progress import moved
+from ndcass.volume import Usage
+
+# One call to the socket: a larger one is cut by the kernel anyhow.
+PIECE_BYTES = 1 << 20
+# What a format may add to the voxels: headers, frames of data that do not compress, names in HDF5.
+OVERHEAD_BYTES = 1 << 20
+OVERHEAD_SHARE = 0.05
+# Chunks are gathered to this much before they go to a thread to be decompressed.
+GATHER_BYTES = 256 << 10
+ENCODINGS = frozenset({"gzip", "lz4"})
+
+Pieces = AsyncGenerator[bytes | memoryview, None]
+
+USAGE: web.RequestKey[Usage] = web.RequestKey("usage", Usage)
+
+
+def usage_of(request: web.Request) -> Usage:
+    """What the request has used so far; the access log reads it."""
+    if USAGE not in request:
+        request[USAGE] = Usage()
+    return request[USAGE]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What is known of a body before it is read.
+
+    `limit_bytes` is the most it may have, as it is sent.
+    """
+
+    encoding: str | None
+    limit_bytes: int
+
+    @classmethod
+    def of(
+        cls, request: web.Request, voxel_bytes: int, *, limit: int, share: float = OVERHEAD_SHARE
+    ) -> Self:
+        """Check what the headers say against the size of the box.
+
+        `share` is how much larger than its voxels a body of the format may be.
+
+        Raises
+        ------
+        TooLarge
+            If the box is larger than a body may be.
+        BadBody
+            If the announced length cannot be one of this box.
+        InvalidOption
+            If the Content-Encoding is unknown.
+        """
+        if voxel_bytes > limit:
+            raise TooLarge("box", asked=voxel_bytes, limit=limit)
+        encoding = request.headers.get("Content-Encoding", "").strip().lower() or None
+        if encoding == "identity":
+            encoding = None
+        if encoding is not None and encoding not in ENCODINGS:
+            raise InvalidOption(
+                f"Content-Encoding {encoding[:40]} is unknown; known are "
+                f"{', '.join(sorted(ENCODINGS))}"
+            )
+        most = voxel_bytes + int(voxel_bytes * share) + OVERHEAD_BYTES
+        length = request.content_length
+        if length is not None and length > most:
+            raise BadBody(f"the body has {length} bytes, the box only {voxel_bytes}")
+        return cls(encoding, most)
+
+    async def read(self, request: web.Request) -> memoryview:
+        """The whole body, for formats that can only be read so."""
+        buffer = bytearray()
+        async for chunk in chunks(request):
+            if len(buffer) + len(chunk) > self.limit_bytes:
+                raise BadBody(f"the body has more than the {self.limit_bytes} bytes of this box")
+            buffer += chunk
+        if self.encoding is not None:
+            raise InvalidOption("Content-Encoding goes with npz and raw bodies only")
+        return memoryview(buffer)
+
+
+async def chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
+    """The body as it arrives.
+
+    Raises
+    ------
+    DeadlineExceeded
+        If the client sends nothing for too long.
+    BadBody
+        If the connection ends before the body does.
+    """
+    wait_s = request.app[SETTINGS].server.receive_timeout_s
+    while True:
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(wait_s):
+                chunk = await request.content.readany()
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"nothing of the body came for {wait_s} s") from error
+        except web.PayloadAccessError as error:
+            raise BadBody("the body ended too early") from error
+        if not chunk:
+            return
+        moved(request, time.perf_counter() - began)
+        yield chunk
+
+
+async def receive(
+    request: web.Request,
+    body: Body,
+    decoder: StreamDecoder,
+    feed: Callable[[Voxels], Awaitable[None]],
+    *,
+    in_thread: bool,
+) -> None:
+    """Decode a body while it arrives and hand on its voxels.
+
+    Raises
+    ------
+    BadBody
+        If it does not decode to what the URL announces.
+    """
+    received = 0
+    gathered = bytearray()
+    async with contextlib.aclosing(chunks(request)) as arriving:
+        async for chunk in arriving:
+            received += len(chunk)
+            if received > body.limit_bytes:
+                raise BadBody(f"the body has more than the {body.limit_bytes} bytes of this box")
+            if not in_thread:
+                for piece in decoder.feed(chunk):
+                    await feed(piece)
+                continue
+            gathered += chunk
+            if len(gathered) >= GATHER_BYTES:
+                await _decode(decoder, bytes(gathered), feed)
+                gathered.clear()
+    if gathered:
+        await _decode(decoder, bytes(gathered), feed)
+    for piece in decoder.finish():
+        await feed(piece)
+
+
+async def _decode(
+    decoder: StreamDecoder,
+    chunk: bytes,
+    feed: Callable[[Voxels], Awaitable[None]],
+) -> None:
+    """One chunk, in steps of bounded size in a thread: a small one may hold very much."""
+    steps = iter(decoder.feed(chunk))
+    while (piece := await run_cpu(_next, steps)) is not None:
+        await feed(piece)
+
+
+def _next(steps: Iterator[Voxels]) -> Voxels | None:
+    return next(steps, None)
+
+
+async def send_pieces(
+    request: web.Request,
+    pieces: Pieces,
+    *,
+    content_type: str,
+    headers: Mapping[str, str],
+    length: int | None,
+) -> web.StreamResponse:
+    """Send an answer piece by piece.
+
+    The first piece is made before the status is sent, so that what fails early is still an error. A
+    piece may be overwritten when the next is asked for: it has left the process by then.
+    """
+    response = web.StreamResponse(headers={**headers, "Content-Type": content_type})
+    if length is not None:
+        response.content_length = length
+    async with contextlib.aclosing(pieces):
+        if request.method == "HEAD":
+            await response.prepare(request)
+            return response
+        first = await anext(pieces, b"")
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client left")
+        transport.set_write_buffer_limits(high=0)
+        try:
+            await response.prepare(request)
+            await _send(request, response, first)
+            async for piece in pieces:
+                await _send(request, response, piece)
+            await response.write_eof()
+        except BaseException:
+            # A client must not take what it got for the whole.
+            transport.abort()
+            raise
+    return response
+
+
+async def _send(
+    request: web.Request, response: web.StreamResponse, piece: bytes | memoryview
+) -> None:
+    wait_s = request.app[SETTINGS].server.send_timeout_s
+    view = memoryview(piece)
+    for at in range(0, len(view), PIECE_BYTES):
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(wait_s):
+                await response.write(view[at : at + PIECE_BYTES])
+                await response._payload_writer.drain()  # type: ignore[union-attr]  # set by prepare
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the client took nothing for {wait_s} s") from error
+        moved(request, time.perf_counter() - began)

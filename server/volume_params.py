@@ -1,0 +1,194 @@
+"""The tail of a cutout or slice URL -> a typed request.
+
+Here the URL's order x, y, z becomes z, y, x. The trap to know: a time range counts only when it
+follows the z range and a slash closes it, because old clients send ``.../0,1`` and expect an answer
+without a time axis.
+"""
+
+import re
+from dataclasses import dataclass
+
+from ndcass.errors import InvalidOption, InvalidRequest
+from ndcass.geometry import Box, Zyx
+from ndcass.merge import WriteOp
+
+# Longer numbers are nonsense; without a bound, reading them would take time.
+_NUMBER = r"([0-9]{1,19})"
+_VOLUME = re.compile(
+    rf"{_NUMBER}/{_NUMBER},{_NUMBER}/{_NUMBER},{_NUMBER}/{_NUMBER},{_NUMBER}(.*)\Z", re.DOTALL
+)
+_PLANES = {
+    "xy": re.compile(
+        rf"{_NUMBER}/{_NUMBER},{_NUMBER}/{_NUMBER},{_NUMBER}/{_NUMBER}(/.*)\Z", re.DOTALL
+    ),
+    "xz": re.compile(
+        rf"{_NUMBER}/{_NUMBER},{_NUMBER}/{_NUMBER}/{_NUMBER},{_NUMBER}(/.*)\Z", re.DOTALL
+    ),
+    "yz": re.compile(
+        rf"{_NUMBER}/{_NUMBER}/{_NUMBER},{_NUMBER}/{_NUMBER},{_NUMBER}(/.*)\Z", re.DOTALL
+    ),
+}
+_TIME_RANGE = re.compile(rf"/{_NUMBER},{_NUMBER}/")
+_TIMESTEP = re.compile(rf"/{_NUMBER}(?:/|\Z)")
+_WINDOW = re.compile(r"/window/([^/]*)/")
+_FILTER = re.compile(r"/filter/([^/]*)/")
+_BOUNDS = re.compile(r"(-?[0-9]{1,19}(?:\.[0-9]{0,19})?),(-?[0-9]{1,19}(?:\.[0-9]{0,19})?)\Z")
+_IDS = re.compile(r"[0-9]{1,20}(?:,[0-9]{1,20})*\Z")
+# Ids in one filter: more than a URL line holds.
+MAX_TIMESTEP = (1 << 62) - 1
+
+WRITE_OPS = {
+    "merge": WriteOp.MERGE,
+    "replace": WriteOp.REPLACE,
+    "preserve": WriteOp.PRESERVE,
+    "exception": WriteOp.EXCEPTION,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeParams:
+    """A request for a box.
+
+    Attributes
+    ----------
+    level : int
+    box : Box
+        Dataset coordinates of the level, order z, y, x.
+    times : tuple of int or None
+        Half-open range of timesteps; None where the URL has none.
+    neariso : bool
+    window : tuple of str or None
+        Bounds as they were written, for `window_bounds`.
+    filter_ids : tuple of int or None
+    words : frozenset of str
+        All words of the tail, among which may be conflict words.
+    """
+
+    level: int
+    box: Box
+    times: tuple[int, int] | None
+    neariso: bool
+    window: tuple[str, str] | None
+    filter_ids: tuple[int, ...] | None
+    words: frozenset[str]
+
+
+def parse_volume(tail: str) -> VolumeParams:
+    """The tail of a volume URL, behind the service word and its slash.
+
+    Raises
+    ------
+    InvalidRequest
+        If it is no box.
+    """
+    match = _VOLUME.match(tail)
+    if match is None:
+        raise InvalidRequest(
+            f"{tail[:200]!r} is no box: level/x0,x1/y0,y1/z0,z1 with unsigned numbers"
+        )
+    level, x0, x1, y0, y1, z0, z1 = map(int, match.groups()[:7])
+    rest = match[8]
+    time = _TIME_RANGE.match(rest)
+    times = (int(time[1]), int(time[2])) if time else None
+    if times is not None and times[1] > MAX_TIMESTEP:
+        raise InvalidRequest(f"timestep {times[1]} is beyond {MAX_TIMESTEP}")
+    return _params(level, Box((z0, y0, x0), (z1, y1, x1)), times, rest)
+
+
+def parse_plane(plane: str, tail: str) -> VolumeParams:
+    """The tail of a slice URL: `plane` is xy, xz or yz, its third axis has one coordinate.
+
+    Raises
+    ------
+    InvalidRequest
+        If it is no plane; the slash behind the third axis is part of one.
+    """
+    match = _PLANES[plane].match(tail)
+    if match is None:
+        raise InvalidRequest(f"{tail[:200]!r} is no {plane} plane; it ends with a slash")
+    numbers = [int(number) for number in match.groups()[:-1]]
+    level, corner = numbers[0], numbers[1:]
+    start: Zyx
+    stop: Zyx
+    if plane == "xy":
+        x0, x1, y0, y1, z = corner
+        start, stop = (z, y0, x0), (z + 1, y1, x1)
+    elif plane == "xz":
+        x0, x1, y, z0, z1 = corner
+        start, stop = (z0, y, x0), (z1, y + 1, x1)
+    else:
+        x, y0, y1, z0, z1 = corner
+        start, stop = (z0, y0, x), (z1, y1, x + 1)
+    rest = match.groups()[-1]
+    time = _TIMESTEP.match(rest)
+    times = (int(time[1]), int(time[1]) + 1) if time else None
+    if times is not None and times[1] > MAX_TIMESTEP:
+        raise InvalidRequest(f"timestep {times[0]} is beyond {MAX_TIMESTEP}")
+    return _params(level, Box(start, stop), times, rest)
+
+
+def _params(level: int, box: Box, times: tuple[int, int] | None, rest: str) -> VolumeParams:
+    return VolumeParams(
+        level=level,
+        box=box,
+        times=times,
+        neariso="/neariso/" in rest,
+        window=_window(rest),
+        filter_ids=_filter(rest),
+        words=frozenset(rest.split("/")),
+    )
+
+
+def _window(rest: str) -> tuple[str, str] | None:
+    match = _WINDOW.search(rest)
+    if match is None:
+        return None
+    bounds = _BOUNDS.match(match[1])
+    if bounds is None:
+        raise InvalidRequest(f"window/{match[1][:80]}/ is not window/low,high/")
+    return bounds[1], bounds[2]
+
+
+def _filter(rest: str) -> tuple[int, ...] | None:
+    match = _FILTER.search(rest)
+    if match is None:
+        return None
+    if not _IDS.match(match[1]):
+        raise InvalidRequest(f"filter/{match[1][:80]}/ is not a list of ids")
+    return tuple(int(label) for label in match[1].split(","))
+
+
+def window_bounds(bounds: tuple[str, str], datatype: str) -> tuple[float, float]:
+    """The numbers of an explicit window; whole ones except on float channels.
+
+    Raises
+    ------
+    InvalidRequest
+        If there is a fraction on a channel of integers.
+    """
+    if datatype.startswith("float"):
+        return float(bounds[0]), float(bounds[1])
+    if any("." in bound for bound in bounds):
+        raise InvalidRequest(f"the window of a {datatype} channel has whole bounds")
+    return int(bounds[0]), int(bounds[1])
+
+
+def write_op(option: str | None, words: frozenset[str], *, annotation: bool) -> WriteOp:
+    """How posted voxels meet stored ones: `?write=`, else a conflict word on labels, else merge.
+
+    Raises
+    ------
+    InvalidOption
+        If `option` is unknown.
+    """
+    if option is not None:
+        if option not in WRITE_OPS:
+            raise InvalidOption(
+                f"write={option[:80]} is unknown; known are {', '.join(sorted(WRITE_OPS))}"
+            )
+        return WRITE_OPS[option]
+    if annotation:
+        for word in ("preserve", "exception"):
+            if word in words:
+                return WRITE_OPS[word]
+    return WriteOp.MERGE
