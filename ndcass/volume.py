@@ -338,14 +338,19 @@ class BodyWriter:
         self._layers = _plan_layers(places, times, box)
         self._behind = OneBehind()
         self._layer = next(self._layers, None)
-        most = max(layer.voxels for layer in _layer_boxes(box, places[0].cuboid_zyx))
-        most_bytes = most * self._dtype.itemsize
-        count = 2 if most_bytes <= DOUBLE_BUFFER_BYTES else 1
-        self._buffers = [np.empty(most_bytes, dtype=np.uint8) for _ in range(count)]
+        layers = _layer_boxes(box, places[0].cuboid_zyx)
+        total, count = _buffering(layers, self._dtype.itemsize)
+        self._buffers = [np.empty(total // count, dtype=np.uint8) for _ in range(count)]
         self._turn = 0
         self._filled = 0
 
-    async def feed(self, voxels: bytes | memoryview) -> None:
+    @staticmethod
+    def buffer_bytes(place: Place, box: Box) -> int:
+        """What the layers of a body take in memory."""
+        layers = _layer_boxes(box, place.cuboid_zyx)
+        return _buffering(layers, place.channel.dtype.itemsize)[0]
+
+    async def feed(self, voxels: bytes | bytearray | memoryview) -> None:
         """Take the next bytes; BadBody if there are more than the box has."""
         view = memoryview(voxels).cast("B")
         while view:
@@ -385,6 +390,13 @@ class BodyWriter:
         trace: TracebackType | None,
     ) -> None:
         await self._behind.__aexit__(kind, error, trace)
+
+
+def _buffering(layers: Sequence[Box], itemsize: int) -> tuple[int, int]:
+    """Bytes of all buffers for some layers, and how many buffers those are."""
+    most = max(layer.voxels for layer in layers) * itemsize
+    count = 2 if most <= DOUBLE_BUFFER_BYTES else 1
+    return most * count, count
 
 
 class _Layer(NamedTuple):
