@@ -1,0 +1,193 @@
+"""The application, wired; and the processes that run it.
+
+`make_app` for who has opened the stores already (tests), `serve` for the command line.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from ndcass.concurrency import ByteLimiter
+from ndcass.config import ServerSettings, Settings
+from ndcass.errors import ConfigError
+from ndcass.server.app_keys import MEMORY, METRICS, ROUTER, SETTINGS, STORES
+from ndcass.server.background import background
+from ndcass.server.metrics import Metrics, metrics_file
+from ndcass.server.middleware import add_headers, answer
+from ndcass.server.routes import ROUTES
+from ndcass.server.routing import Route, Router
+from ndcass.server.workers import Supervisor
+from ndcass.store.base import Stores
+from ndcass.store.embedded import open_embedded
+
+log = logging.getLogger("ndcass.server")
+
+# More processes than this wait for the disk and for each other's locks.
+MOST_DEFAULT_WORKERS = 8
+BACKLOG = 1024
+# Body bytes that aiohttp gathers before it stops reading from the socket; more saves wake-ups.
+READ_BUFFER_BYTES = 512 << 10
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s"
+
+
+def make_app(
+    settings: Settings,
+    stores: Stores,
+    *,
+    metrics: Metrics | None = None,
+    routes: Sequence[Route] = ROUTES,
+) -> web.Application:
+    """The application over stores that the caller opened and will close."""
+    app = web.Application()
+    app[SETTINGS] = settings
+    app[STORES] = stores
+    app[MEMORY] = ByteLimiter(settings.server.memory_bytes)
+    app[METRICS] = metrics if metrics is not None else Metrics()
+    app[ROUTER] = Router(routes)
+    app.router.add_route("*", "/{path:.*}", answer)
+    app.on_response_prepare.append(add_headers)
+    app.cleanup_ctx.append(background)
+    return app
+
+
+def server_options(settings: ServerSettings) -> dict[str, Any]:
+    """How aiohttp is to treat connections; whatever its runner takes."""
+    return {
+        # A client that leaves cancels what is done for it.
+        "handler_cancellation": True,
+        # Bodies are decompressed by us, with limits.
+        "auto_decompress": False,
+        "max_line_size": settings.max_url_bytes,
+        "max_field_size": settings.max_header_bytes,
+        "keepalive_timeout": settings.keepalive_timeout_s,
+        "lingering_time": settings.receive_timeout_s,
+        "read_bufsize": READ_BUFFER_BYTES,
+        "access_log": None,  # ours is written in middleware.py
+        "shutdown_timeout": settings.shutdown_grace_s,
+    }
+
+
+def serve(settings: Settings) -> None:
+    """Run the gateway until SIGTERM or SIGINT, then let running requests end.
+
+    Raises
+    ------
+    ConfigError
+        If the address cannot be listened on.
+    WorkersFailed
+        If workers keep dying.
+    """
+    set_up_logging(settings)
+    count = settings.server.workers or min(os.cpu_count() or 1, MOST_DEFAULT_WORKERS)
+    with contextlib.closing(_listen(settings.server)) as sock:
+        host, port = sock.getsockname()[:2]
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        log.info("listening on http://%s/ with %d worker%s", where, count, "s" if count > 1 else "")
+        if count == 1:
+            _run_loop(settings, sock, Metrics())
+        else:
+            _run_workers(settings, sock, count)
+    log.info("stopped")
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Everything to standard error, one line each."""
+    logging.basicConfig(level=settings.log.level.upper(), format=LOG_FORMAT, force=True)
+    logging.getLogger("aiohttp.server").addFilter(_is_our_mistake)
+
+
+def _is_our_mistake(record: logging.LogRecord) -> bool:
+    """Drop the traceback that aiohttp logs of every malformed request."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        sock = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no such name"
+        raise ConfigError(
+            f"cannot listen on {settings.host} port {settings.port}: {reason}"
+        ) from error
+    sock.setblocking(False)
+    return sock
+
+
+def _run_workers(settings: Settings, sock: socket.socket, count: int) -> None:
+    # Spawned, not forked: LMDB and threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    folder = Path(tempfile.mkdtemp(prefix="ndcass-"))
+
+    def start(worker: int) -> multiprocessing.process.BaseProcess:
+        process = context.Process(
+            target=run_worker, args=(settings, sock, worker, folder), name=f"ndcass-{worker}"
+        )
+        process.start()
+        return process
+
+    supervisor = Supervisor(start, count=count, grace_s=settings.server.shutdown_grace_s)
+    try:
+        # Closed at once, so that nobody connects to a socket that nobody listens on.
+        supervisor.run(on_stop=sock.close)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_worker(settings: Settings, sock: socket.socket, worker: int, folder: Path) -> None:
+    """What a worker process does."""
+    set_up_logging(settings)
+    metrics = Metrics(worker, folder)
+    with contextlib.suppress(FileNotFoundError):
+        metrics.take_over(json.loads(metrics_file(folder, worker).read_text()))
+    _run_loop(settings, sock, metrics)
+
+
+def _run_loop(settings: Settings, sock: socket.socket, metrics: Metrics) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve_until_stopped(settings, sock, metrics))
+
+
+async def _serve_until_stopped(settings: Settings, sock: socket.socket, metrics: Metrics) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # without its supervisor a worker would never be stopped
+        loop.add_reader(parent.sentinel, stop.set)
+    async with _open_stores(settings) as stores:
+        app = make_app(settings, stores, metrics=metrics)
+        runner = web.AppRunner(app, **server_options(settings.server))
+        await runner.setup()
+        try:
+            await web.SockSite(runner, sock, backlog=BACKLOG).start()
+            await stop.wait()
+        finally:
+            await runner.cleanup()
+    if parent is not None:
+        loop.remove_reader(parent.sentinel)
+
+
+@contextlib.asynccontextmanager
+async def _open_stores(settings: Settings) -> AsyncIterator[Stores]:
+    stores = await open_embedded(Path(settings.store.folder))
+    try:
+        yield stores
+    finally:
+        await stores.close()

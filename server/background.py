@@ -1,0 +1,102 @@
+"""What a worker does beside answering: jobs, housekeeping of the store, its own vital signs."""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from aiohttp import web
+
+from ndcass.concurrency import run_cpu
+from ndcass.errors import StoreError
+from ndcass.jobs import HANDLERS
+from ndcass.jobs.runner import run_jobs
+from ndcass.server import metrics as names
+from ndcass.server.app_keys import MEMORY, METRICS, SETTINGS, STORES
+from ndcass.server.metrics import write_snapshot
+
+log = logging.getLogger("ndcass.server")
+
+# A deleted volume may wait that long; asking costs one small query.
+JOB_POLL_S = 2.0
+# How often the event loop is checked; a lag shows up within this.
+LAG_CHECK_S = 0.25
+# The lag of a moment ago fades, so that a scrape every 15 s still sees the worst.
+LAG_KEPT = 0.98
+SNAPSHOT_S = 2.0
+
+
+async def background(app: web.Application) -> AsyncIterator[None]:
+    """Start all of it with the application and end it with it."""
+    stop = asyncio.Event()
+    work = asyncio.create_task(_work(app, stop))
+    yield
+    stop.set()
+    await work
+
+
+async def _work(app: web.Application, stop: asyncio.Event) -> None:
+    metrics = app[METRICS]
+    stores = app[STORES]
+    owner = f"{socket.gethostname()}-{os.getpid()}-{metrics.worker}"
+    async with asyncio.TaskGroup() as group:
+        group.create_task(run_jobs(stores, HANDLERS, owner=owner, stop=stop, poll_s=JOB_POLL_S))
+        group.create_task(_watch_loop(app, stop))
+        if metrics.worker == 0:  # one is enough, and if it dies it is started again
+            interval_s = app[SETTINGS].store.maintain_interval_s
+            group.create_task(_every(interval_s, stop, stores.maintain))
+        if metrics.folder is not None:
+            group.create_task(_every(SNAPSHOT_S, stop, lambda: leave_snapshot(app)))
+
+
+async def _every(
+    interval_s: float, stop: asyncio.Event, step: Callable[[], Awaitable[None]]
+) -> None:
+    """Take a step now and then; one that fails is logged and tried again."""
+    while not await _stopped_within(stop, interval_s):
+        try:
+            await step()
+        except StoreError as error:
+            log.warning("housekeeping: %s: %s", type(error).__name__, error)
+        except Exception:
+            log.exception("housekeeping failed")
+
+
+async def _watch_loop(app: web.Application, stop: asyncio.Event) -> None:
+    """Note how late the event loop wakes up: that is how long it was blocked."""
+    metrics = app[METRICS]
+    while True:
+        began_s = time.perf_counter()
+        if await _stopped_within(stop, LAG_CHECK_S):
+            return
+        late_s = max(0.0, time.perf_counter() - began_s - LAG_CHECK_S)
+        metrics.loop_lag_s = max(late_s, metrics.loop_lag_s * LAG_KEPT)
+
+
+async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def worker_gauges(app: web.Application) -> dict[str, float]:
+    """How this worker is at the moment."""
+    return {
+        names.IN_FLIGHT_BYTES: app[MEMORY].used_bytes,
+        names.IN_FLIGHT_REQUESTS: app[METRICS].in_flight_requests,
+        names.LOOP_LAG: app[METRICS].loop_lag_s,
+    }
+
+
+async def leave_snapshot(app: web.Application) -> None:
+    """Write this worker's numbers where the others find them."""
+    metrics = app[METRICS]
+    if metrics.folder is not None:
+        await run_cpu(
+            write_snapshot, metrics.folder, metrics.worker, metrics.snapshot(), worker_gauges(app)
+        )

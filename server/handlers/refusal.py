@@ -1,0 +1,13 @@
+"""What is known and refused."""
+
+from aiohttp import web
+
+from ndcass.errors import InvalidOption
+from ndcass.server.match import Match
+
+
+async def refuse_post(request: web.Request, match: Match) -> web.StreamResponse:
+    """POST to a service that only reads: 400, as clients of the original know it."""
+    raise InvalidOption(
+        f"nothing can be posted to {match.service}; post to npz, raw, blosc or hdf5"
+    )

@@ -1,0 +1,71 @@
+"""The URL table, one line a route. How templates are read: ``routing.py``.
+
+The first template that fits wins, so what has a fixed word stands before what has a tail.
+"""
+
+# ruff: noqa: E501 - one line a route
+
+from ndcass.server.handlers import cutout, health, info, page, project, refusal
+from ndcass.server.handlers import slice as slices
+from ndcass.server.routing import Route
+
+_DATASET = "/resource/dataset/{dataset}/"
+_PROJECT = "/resource/dataset/{dataset}/project/{project}/"
+_CHANNEL = "/resource/dataset/{dataset}/project/{project}/channel/{channel_name}/"
+_TOKEN = "/resource/dataset/{dataset}/project/{project}/token/{token_name}/"  # noqa: S105 - a path
+_RESERVE = "/{token}/{channel}/reserve/{count}/"
+_INFO = "/sd/{token}/info{junk}"
+_PROJINFO = "/sd/{token}/projinfo{junk}"
+_BOX = "/sd/{token}/[{channels}/]{npz|raw|zip|blosc|hdf5}/{box}"
+_POST_BOX = "/sd/{token}/[{channels}/]{npz|raw|blosc|hdf5}/{box}"
+_PLANE = "/sd/{token}/[{channels}/]{xy|xz|yz}/{plane}"
+_NEVER_POSTED = "/sd/{token}/[{channels}/]{zip|jpeg|diff|xy|xz|yz|id|ids}/{rest}"
+
+# fmt: off
+ROUTES = (
+    # -- volumes
+    Route("GET", "/sd/public_tokens/", project.public_tokens, "Names of the public tokens.", aliases=("/public_tokens/",)),
+    Route("GET", "/sd/public_datasets/", project.public_datasets, "Names of the public datasets."),
+    Route("GET", _INFO, info.read_info, "A project, its dataset and channels as JSON.", aliases=("/{token}/info/",), challenge=True),
+    Route("GET", _PROJINFO, info.read_projinfo, "A project, its dataset and channels as HDF5.", challenge=True),
+    Route("GET", "/sd/{token}/chaninfo/", info.read_channel_info, "The channels of a project as JSON."),
+    Route("GET", "/sd/{token}/volume.vikingxml", info.read_viking_xml, "The volume as the viewer Viking wants it."),
+    Route("GET", f"/sd{_RESERVE}", info.reserve_ids, "Reserve object ids: [first, count].", aliases=(_RESERVE,)),
+    Route("POST", f"/sd{_RESERVE}", info.reserve_ids, "Reserve object ids: [first, count].", aliases=(_RESERVE,)),
+    Route("GET", _BOX, cutout.read_cutout, "A box of one or more channels."),
+    Route("POST", _POST_BOX, cutout.write_cutout, "Write a box; the answer comes when it is on disk."),
+    Route("GET", _PLANE, slices.read_slice, "A plane of one channel as PNG."),
+    Route("POST", _NEVER_POSTED, refusal.refuse_post, "Refused: these services are for reading.", refuses=True),
+    # -- resources
+    Route("GET", "/resource/dataset/", project.list_datasets, "Names of the datasets that the caller may see."),
+    Route("GET", "/resource/publicdataset/", project.public_datasets, "Names of the public datasets."),
+    Route("GET", "/resource/public/dataset/", project.public_datasets, "Names of the public datasets."),
+    Route("GET", "/resource/public/dataset/{dataset}/", project.public_projects, "Names of a dataset's public projects."),
+    Route("GET", "/resource/public/token/", project.public_tokens, "Names of the public tokens."),
+    Route("GET", _DATASET, project.read_dataset, "A dataset."),
+    Route("POST", _DATASET, project.create_dataset, "Make a dataset."),
+    Route("PUT", _DATASET, project.update_dataset, "Change fields of a dataset."),
+    Route("DELETE", _DATASET, project.delete_dataset, "Delete a dataset with all that is in it."),
+    Route("GET", f"{_DATASET}project/", project.list_projects, "Names of a dataset's projects that the caller may see."),
+    Route("GET", _PROJECT, project.read_project, "A project."),
+    Route("POST", _PROJECT, project.create_project, "Make a project."),
+    Route("PUT", _PROJECT, project.update_project, "Change fields of a project."),
+    Route("DELETE", _PROJECT, project.delete_project, "Delete a project with its tokens and channels."),
+    Route("GET", f"{_PROJECT}channel/", project.list_channels, "Names of a project's channels."),
+    Route("GET", _CHANNEL, project.read_channel, "A channel."),
+    Route("POST", _CHANNEL, project.create_channel, "Make a channel."),
+    Route("PUT", _CHANNEL, project.update_channel, "Change fields of a channel."),
+    Route("DELETE", _CHANNEL, project.delete_channel, "Delete a channel and its voxels."),
+    Route("GET", f"{_PROJECT}token/", project.list_tokens, "Names of a project's tokens that the caller may see."),
+    Route("GET", _TOKEN, project.read_token, "A token."),
+    Route("POST", _TOKEN, project.create_token, "Make a token."),
+    Route("PUT", _TOKEN, project.update_token, "Change fields of a token."),
+    Route("DELETE", _TOKEN, project.delete_token, "Delete a token; what it led to stays."),
+    # -- operations
+    Route("GET", "/", page.read_page, "The page that lists what is public."),
+    Route("GET", "/healthz", health.healthz, "200 while the process lives."),
+    Route("GET", "/readyz", health.readyz, "200 when the store answers, else 503 with the reason."),
+    Route("GET", "/metrics", health.read_metrics, "Numbers for Prometheus."),
+    Route("GET", "/openapi.json", health.read_openapi, "This description."),
+)
+# fmt: on
