@@ -89,7 +89,9 @@ async def ensure_demo(stores: Stores) -> bool:
 
 
 async def what_to_open(stores: Stores, server: ServerSettings) -> Sequence[str]:
-    """What to try on the demo volume, if the store has it."""
+    """What to try on the demo volume, if the store has it and the port is known."""
+    if server.port == 0:
+        return ()
     try:
         await stores.catalog.token(NAME)
     except NotFound:

@@ -7,6 +7,7 @@ import argparse
 import importlib.metadata
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ndcass.cli import cutout, ingest, serve, user, verify
 from ndcass.cli.failure import WrongCall
@@ -15,14 +16,16 @@ from ndcass.errors import NdcassError
 DONE, FAILED, WRONG_CALL = 0, 1, 2
 
 
+class Parser(argparse.ArgumentParser):
+    """Takes options by their whole names: what an abbreviation means may change with a release."""
+
+    def __init__(self, **settings: Any) -> None:  # whatever argparse takes
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
-    parser = argparse.ArgumentParser(
-        prog="ndcass",
-        description="Brain image volumes as cuboids, served over REST.",
-        # A call in a script must not change its meaning when an option is added.
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="ndcass", description="Brain image volumes as cuboids, served over REST.")
     version = importlib.metadata.version("ndcass")
     parser.add_argument("--version", action="version", version=f"ndcass {version}")
     groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
