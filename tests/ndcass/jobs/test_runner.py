@@ -305,7 +305,7 @@ async def test_a_job_of_a_killed_worker_is_taken_over_where_it_was(tmp_path: Pat
     stores = await open_embedded(tmp_path)
     job = await stores.jobs.submit("work", 1, {"at": "start"})
     victim = multiprocessing.get_context("spawn").Process(
-        target=_work_and_hang, args=(str(tmp_path),)
+        target=_work_and_hang, args=(str(tmp_path),), daemon=True
     )
     victim.start()
     async with asyncio.timeout(60):

@@ -48,6 +48,12 @@ async def names_of(stores: EmbeddedStores) -> list[str]:
     return [channel.name for channel in (await stores.catalog.token_view("tok")).channels]
 
 
+async def received(pipe: Connection) -> Any:  # whatever the other process sends
+    """The next message of another process, which may have died instead."""
+    assert await asyncio.to_thread(pipe.poll, 60)
+    return pipe.recv()
+
+
 # -- the cache
 
 
@@ -124,19 +130,20 @@ async def test_changes_of_another_process_are_seen_at_once(
     channel = await stores.catalog.create_channel(a_channel("c0"))
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    changer = context.Process(target=_change_on_demand, args=(str(tmp_path), theirs))
+    changer = context.Process(target=_change_on_demand, args=(str(tmp_path), theirs), daemon=True)
     changer.start()
+    theirs.close()  # so that its end shows if it dies
     ours.send(30)
     for _ in range(30):
         assert await stores.catalog.is_live(channel.id)
         assert await stores.catalog.user_of_key(KEY)
-        number = await asyncio.to_thread(ours.recv)
+        number = await received(ours)
         [seen] = (await stores.catalog.token_view("tok")).channels
         assert seen.name == f"c{number}"
         assert not await stores.catalog.is_live(channel.id)
         channel = seen
         ours.send("go on")
-    assert await asyncio.to_thread(ours.recv) == "revoked"
+    assert await received(ours) == "revoked"
     assert await stores.catalog.user_of_key(KEY) is None
     await asyncio.to_thread(changer.join, 60)
     assert changer.exitcode == 0
@@ -207,12 +214,13 @@ async def test_no_two_processes_get_an_object_id(stores: EmbeddedStores, tmp_pat
     context = multiprocessing.get_context("spawn")
     pipes = [multiprocessing.Pipe() for _ in range(4)]
     askers = [
-        context.Process(target=_reserve, args=(str(tmp_path), channel.id, theirs))
+        context.Process(target=_reserve, args=(str(tmp_path), channel.id, theirs), daemon=True)
         for _, theirs in pipes
     ]
-    for asker in askers:
+    for asker, (_, theirs) in zip(askers, pipes, strict=True):
         asker.start()
-    got = [number for ours, _ in pipes for number in await asyncio.to_thread(ours.recv)]
+        theirs.close()  # so that its end shows if it dies
+    got = [number for ours, _ in pipes for number in await received(ours)]
     for asker in askers:
         await asyncio.to_thread(asker.join, 60)
         assert asker.exitcode == 0

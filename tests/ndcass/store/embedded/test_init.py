@@ -98,7 +98,9 @@ def _open_and_close(folder: str) -> None:
 async def test_processes_may_open_a_new_folder_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     folder = str(tmp_path / "store")
-    openers = [context.Process(target=_open_and_close, args=(folder,)) for _ in range(4)]
+    openers = [
+        context.Process(target=_open_and_close, args=(folder,), daemon=True) for _ in range(4)
+    ]
     for opener in openers:
         opener.start()
     for opener in openers:

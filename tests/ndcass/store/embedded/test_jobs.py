@@ -5,6 +5,7 @@ import multiprocessing
 from collections.abc import AsyncIterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,12 @@ async def stores(tmp_path: Path, clock: Clock) -> AsyncIterator[EmbeddedStores]:
     await opened.close()
 
 
+async def received(pipe: Connection) -> Any:  # whatever the other process sends
+    """The next message of another process, which may have died instead."""
+    assert await asyncio.to_thread(pipe.poll, 60)
+    return pipe.recv()
+
+
 def _claim_all(folder: str, owner: str, pipe: Connection) -> None:
     async def work() -> None:
         stores = await open_embedded(Path(folder))
@@ -53,16 +60,17 @@ async def test_a_job_goes_to_one_process(stores: EmbeddedStores, tmp_path: Path)
     context = multiprocessing.get_context("spawn")
     pipes = [multiprocessing.Pipe() for _ in range(3)]
     workers = [
-        context.Process(target=_claim_all, args=(str(tmp_path), f"w{n}", theirs))
+        context.Process(target=_claim_all, args=(str(tmp_path), f"w{n}", theirs), daemon=True)
         for n, (_, theirs) in enumerate(pipes)
     ]
-    for worker in workers:
+    for worker, (_, theirs) in zip(workers, pipes, strict=True):
         worker.start()
+        theirs.close()  # so that its end shows if it dies
     for ours, _ in pipes:
-        assert await asyncio.to_thread(ours.recv) == "ready"
+        assert await received(ours) == "ready"
     for ours, _ in pipes:
         ours.send("go")
-    claimed = [job_id for ours, _ in pipes for job_id in await asyncio.to_thread(ours.recv)]
+    claimed = [job_id for ours, _ in pipes for job_id in await received(ours)]
     for worker in workers:
         await asyncio.to_thread(worker.join, 60)
         assert worker.exitcode == 0

@@ -120,7 +120,10 @@ def _open_and_add(path: str, name: str) -> None:
 
 async def test_processes_that_open_a_new_file_at_once_all_succeed(path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    openers = [context.Process(target=_open_and_add, args=(str(path), f"u{n}")) for n in range(4)]
+    openers = [
+        context.Process(target=_open_and_add, args=(str(path), f"u{n}"), daemon=True)
+        for n in range(4)
+    ]
     for opener in openers:
         opener.start()
     for opener in openers:
@@ -201,7 +204,7 @@ async def test_a_writer_killed_between_statements_leaves_the_file_whole(
     path: Path, database: Database
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    writer = context.Process(target=_write_until_killed, args=(str(path),))
+    writer = context.Process(target=_write_until_killed, args=(str(path),), daemon=True)
     writer.start()
     await asyncio.to_thread(writer.join, 60)
     assert writer.exitcode == -signal.SIGKILL
