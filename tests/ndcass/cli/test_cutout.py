@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 
-from .conftest import Outcome
+from tests.processes import Outcome
 
 Ndcass = Callable[..., Outcome]
 NewChannel = Callable[..., str]

@@ -14,8 +14,7 @@ import tifffile
 from PIL import Image
 
 from ndcass.cli import receipt
-
-from .conftest import ADMIN_KEY, Outcome, Running, Start, environment, free_port
+from tests.processes import ADMIN_KEY, Outcome, Running, Start, environment, free_port
 
 Ndcass = Callable[..., Outcome]
 NewChannel = Callable[..., str]
@@ -42,7 +41,8 @@ def stored(server: Running, target: str, box: str, dtype: str = "u1") -> Voxels:
     )
     assert answer.ok, answer.text
     shape = [int(length) for length in answer.headers["X-Volume-Shape"].split(",")]
-    return np.frombuffer(answer.content, dtype).reshape(shape)[0]
+    voxels: Voxels = np.frombuffer(answer.content, dtype).reshape(shape)[0]
+    return voxels
 
 
 WHOLE = "5,305/0,200/1,41"

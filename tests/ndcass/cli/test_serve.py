@@ -10,8 +10,7 @@ from ndcass.cli.serve import ensure_admin
 from ndcass.keys import hash_key, new_key
 from ndcass.store.base import Catalog
 from ndcass.store.memory import MemoryStores
-
-from .conftest import ADMIN_KEY, Running, Start, free_port
+from tests.processes import ADMIN_KEY, Running, Start, free_port
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from ndcass.cli import receipt
-
-from .conftest import Outcome, Running
+from tests.processes import Outcome, Running
 
 Ndcass = Callable[..., Outcome]
 NewChannel = Callable[..., str]
