@@ -188,7 +188,7 @@ def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any], prefix: 
         if name in known:
             continue
         nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-        hint = f"; did you mean {prefix}{nearest[0]}?" if nearest else ""
+        hint = f"; did you mean {prefix}{nearest[0]}?" if nearest else "."
         names = ", ".join(f"{prefix}{known_name}" for known_name in sorted(known))
         raise ConfigError(f"unknown setting {prefix}{name}{hint} Known are {names}")
 

@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import multiprocessing
@@ -21,10 +22,11 @@ import uvloop
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from ndcass.concurrency import ByteLimiter
+from ndcass.concurrency import ByteLimiter, keep_heap
 from ndcass.config import ServerSettings, Settings
 from ndcass.errors import ConfigError
-from ndcass.server.app_keys import MEMORY, METRICS, ROUTER, SETTINGS, STORES
+from ndcass.server.access_log import AccessLog
+from ndcass.server.app_keys import ACCESS_LOG, MEMORY, METRICS, ROUTER, SETTINGS, STOPPING, STORES
 from ndcass.server.background import background
 from ndcass.server.metrics import Metrics, metrics_file
 from ndcass.server.middleware import add_headers, answer
@@ -39,8 +41,13 @@ log = logging.getLogger("ndcass.server")
 # More processes than this wait for the disk and for each other's locks.
 MOST_DEFAULT_WORKERS = 8
 BACKLOG = 1024
+# Python's own 700 is reached by a few requests, none of which leaves anything to collect.
+GC_ALLOCATIONS = 20_000
 # Body bytes that aiohttp gathers before it stops reading from the socket; more saves wake-ups.
 READ_BUFFER_BYTES = 512 << 10
+# What a cancelled request may take to clean up; before it is cancelled it has its grace.
+CANCEL_TIMEOUT_S = 5.0
+END_CHECK_S = 0.05
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s"
 
 
@@ -57,7 +64,9 @@ def make_app(
     app[STORES] = stores
     app[MEMORY] = ByteLimiter(settings.server.memory_bytes)
     app[METRICS] = metrics if metrics is not None else Metrics()
+    app[ACCESS_LOG] = AccessLog()
     app[ROUTER] = Router(routes)
+    app[STOPPING] = asyncio.Event()
     app.router.add_route("*", "/{path:.*}", answer)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(background)
@@ -77,7 +86,7 @@ def server_options(settings: ServerSettings) -> dict[str, Any]:
         "lingering_time": settings.receive_timeout_s,
         "read_bufsize": READ_BUFFER_BYTES,
         "access_log": None,  # ours is written in middleware.py
-        "shutdown_timeout": settings.shutdown_grace_s,
+        "shutdown_timeout": CANCEL_TIMEOUT_S,
     }
 
 
@@ -159,6 +168,10 @@ def run_worker(settings: Settings, sock: socket.socket, worker: int, folder: Pat
 
 
 def _run_loop(settings: Settings, sock: socket.socket, metrics: Metrics) -> None:
+    keep_heap()
+    # What the imports made stays; requests make few cycles, so their collection may wait.
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve_until_stopped(settings, sock, metrics))
 
@@ -176,12 +189,24 @@ async def _serve_until_stopped(settings: Settings, sock: socket.socket, metrics:
         runner = web.AppRunner(app, **server_options(settings.server))
         await runner.setup()
         try:
-            await web.SockSite(runner, sock, backlog=BACKLOG).start()
+            site = web.SockSite(runner, sock, backlog=BACKLOG)
+            await site.start()
             await stop.wait()
+            await site.stop()
+            await _let_requests_end(app)
         finally:
             await runner.cleanup()
     if parent is not None:
         loop.remove_reader(parent.sentinel)
+
+
+async def _let_requests_end(app: web.Application) -> None:
+    """Wait for what is under way. aiohttp's own wait would drop the rest of a body being sent."""
+    app[STOPPING].set()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(app[SETTINGS].server.shutdown_grace_s):
+            while app[METRICS].in_flight_requests:  # noqa: ASYNC110 - once, at the end of the process
+                await asyncio.sleep(END_CHECK_S)
 
 
 @contextlib.asynccontextmanager

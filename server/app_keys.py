@@ -1,9 +1,12 @@
 """What lives as long as the application, by the key it is found under."""
 
+import asyncio
+
 from aiohttp import web
 
 from ndcass.concurrency import ByteLimiter
 from ndcass.config import Settings
+from ndcass.server.access_log import AccessLog
 from ndcass.server.metrics import Metrics
 from ndcass.server.routing import Router
 from ndcass.store.base import Stores
@@ -14,4 +17,7 @@ STORES: web.AppKey[Stores] = web.AppKey("stores")
 # Voxels in flight, of all requests of this process.
 MEMORY: web.AppKey[ByteLimiter] = web.AppKey("memory", ByteLimiter)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
+ACCESS_LOG: web.AppKey[AccessLog] = web.AppKey("access_log", AccessLog)
 ROUTER: web.AppKey[Router] = web.AppKey("router", Router)
+# Set when no more requests are wanted.
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)

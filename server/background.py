@@ -14,7 +14,7 @@ from ndcass.errors import StoreError
 from ndcass.jobs import HANDLERS
 from ndcass.jobs.runner import run_jobs
 from ndcass.server import metrics as names
-from ndcass.server.app_keys import MEMORY, METRICS, SETTINGS, STORES
+from ndcass.server.app_keys import ACCESS_LOG, MEMORY, METRICS, SETTINGS, STORES
 from ndcass.server.metrics import write_snapshot
 
 log = logging.getLogger("ndcass.server")
@@ -44,9 +44,10 @@ async def _work(app: web.Application, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(run_jobs(stores, HANDLERS, owner=owner, stop=stop, poll_s=JOB_POLL_S))
         group.create_task(_watch_loop(app, stop))
-        if metrics.worker == 0:  # one is enough, and if it dies it is started again
-            interval_s = app[SETTINGS].store.maintain_interval_s
-            group.create_task(_every(interval_s, stop, stores.maintain))
+        group.create_task(app[ACCESS_LOG].run(stop))
+        # Each worker: they agree by the files' locks, and each has maps of its own to let go of.
+        interval_s = app[SETTINGS].store.maintain_interval_s
+        group.create_task(_every(interval_s, stop, stores.maintain))
         if metrics.folder is not None:
             group.create_task(_every(SNAPSHOT_S, stop, lambda: leave_snapshot(app)))
 

@@ -77,6 +77,8 @@ class Metrics:
 
     def add(self, name: str, value: float, labels: Labels = ()) -> None:
         """Add to a counter."""
+        if not value:
+            return
         key = (name, labels)
         self._counters[key] = self._counters.get(key, 0) + value
 

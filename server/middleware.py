@@ -6,15 +6,16 @@ table (``routes.py``), because prefixes, aliases and final slashes of old client
 
 import asyncio
 import logging
+import os
 import re
 import time
-import uuid
 
 from aiohttp import web
 
 from ndcass.errors import BadBody, DeadlineExceeded, NdcassError, NotFound, StoreError
 from ndcass.server import metrics as names
-from ndcass.server.app_keys import METRICS, ROUTER, SETTINGS
+from ndcass.server.access_log import Entry
+from ndcass.server.app_keys import ACCESS_LOG, METRICS, ROUTER, SETTINGS, STOPPING
 from ndcass.server.exchange import EXCHANGE, Exchange
 from ndcass.server.http_errors import error_response, plain_error
 from ndcass.server.progress import PROGRESS, Progress
@@ -30,7 +31,6 @@ from ndcass.server.streaming import USAGE
 from ndcass.volume import Usage
 
 log = logging.getLogger("ndcass.server")
-access_log = logging.getLogger("ndcass.access")
 
 # A client's own request id must fit into a log line and a header.
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
@@ -38,7 +38,6 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 CLIENT_LEFT = "499"
 # What the log says of an answer that failed after its first byte.
 BROKEN = "broken"
-LOGGED_PATH = 500
 INTERNAL = "something went wrong inside the server; the request id finds it in the log"
 _KNOWN_METHODS = frozenset("GET HEAD POST PUT DELETE OPTIONS PATCH".split())
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -199,6 +198,9 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     if exchange is None:
         return
     exchange.response = response
+    if request.app[STOPPING].is_set():
+        response.force_close()
+        headers["Connection"] = "close"
     headers["X-Request-Id"] = exchange.request_id
     if request.method in _READING:
         headers["Access-Control-Allow-Origin"] = "*"
@@ -209,7 +211,7 @@ def _request_id(request: web.Request) -> str:
     sent = request.headers.get("X-Request-Id")
     if sent is not None and _SANE_ID.match(sent):
         return sent
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _account(request: web.Request, exchange: Exchange, status: str) -> None:
@@ -232,25 +234,23 @@ def _account(request: web.Request, exchange: Exchange, status: str) -> None:
     metrics.add(names.CODEC_SECONDS, usage.codec_s)
     metrics.add(names.NETWORK_SECONDS, progress.network_s if progress is not None else 0.0)
     if request.app[SETTINGS].log.access:
-        access_log.info(
-            "%s %s %s %s %.1fms in=%d out=%d cuboids=%d store=%.1fms",
-            exchange.request_id,
-            request.method,
-            _loggable(request.raw_path[:LOGGED_PATH]),
-            status,
-            took_s * 1000,
-            received,
-            sent,
-            usage.cuboids_read + usage.cuboids_written,
-            usage.store_s * 1000,
+        request.app[ACCESS_LOG].note(
+            Entry(
+                time.time(),
+                exchange.request_id,
+                request.method,
+                request.raw_path,
+                status,
+                took_s,
+                received,
+                sent,
+                usage.cuboids_read + usage.cuboids_written,
+                usage.store_s,
+            )
         )
 
 
 _NOTHING = Usage()
-
-
-def _loggable(path: str) -> str:
-    return path if path.isascii() and path.isprintable() else ascii(path)
 
 
 def _route_name(route: Route | None) -> str:

@@ -65,13 +65,12 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         self._due = dict.fromkeys(range(self._count), 0.0)
-        told = False
         try:
-            while not self._stopping or self._running:
-                if self._stopping and not told:
-                    told = True
-                    on_stop()
+            while not self._stopping:
                 self._start_due()
+                self._reap()
+            on_stop()
+            while self._running:
                 self._reap()
         finally:
             self._kill()

@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+
+from ndcass.config import Settings, load
+from ndcass.errors import ConfigError
+
+
+def test_no_file_means_defaults() -> None:
+    assert load(None, {}) == Settings()
+
+
+def test_file_changes_what_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "conf.yaml"
+    path.write_text(
+        "server:\n  port: 9000\n  request_timeout_s: 5\n  max_body_bytes: 1_000\n"
+        "access:\n  public_write_channels: [t/c]\nlog:\n"
+    )
+    settings = load(path, {})
+    assert settings.server.port == 9000
+    assert settings.server.request_timeout_s == 5.0
+    assert isinstance(settings.server.request_timeout_s, float)
+    assert settings.server.max_body_bytes == 1000
+    assert settings.access.public_write_channels == ("t/c",)
+    assert settings.store == Settings().store
+
+
+def test_empty_file_means_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "conf.yaml"
+    path.write_text("# nothing\n")
+    assert load(path, {}) == Settings()
+
+
+def test_overrides_win_over_the_file_and_none_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "conf.yaml"
+    path.write_text("server: {port: 9000, host: a}")
+    settings = load(path, {}, overrides={"server.port": 1, "server.host": None})
+    assert (settings.server.port, settings.server.host) == (1, "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("server: {prot: 1}", r"server\.prot; did you mean server\.port\? Known are server\.host"),
+        ("serve: {port: 1}", r"serve; did you mean server\? Known are access, log, server, store"),
+        ("server: {zzzz: 1}", r"unknown setting server\.zzzz\. Known are"),
+        ("server: {port: x}", r"server\.port must be a whole number, not 'x'"),
+        ("server: {port: 1.5}", r"server\.port must be a whole number"),
+        ("server: {port: true}", r"server\.port must be a whole number"),
+        ("server: {port: 65536}", r"server\.port must be from 0 to 65535"),
+        ("server: {port: -1}", r"server\.port must be from 0"),
+        ("server: {workers: 1000}", r"server\.workers must be from 0 to 256"),
+        ("server: {host: 1}", r"server\.host must be a text"),
+        ("server: {host: ''}", r"server\.host must not be empty"),
+        ("server: {request_timeout_s: 0}", r"server\.request_timeout_s must be above 0"),
+        ("server: {request_timeout_s: .nan}", r"server\.request_timeout_s must be above 0"),
+        ("server: {request_timeout_s: .inf}", r"server\.request_timeout_s must be above 0"),
+        ("server: {request_timeout_s: soon}", r"server\.request_timeout_s must be a number"),
+        ("server: {max_body_bytes: 0}", r"server\.max_body_bytes must be above 0"),
+        ("server: {port: null}", r"server\.port must be a whole number, not None"),
+        ("access: {public_write: 1}", r"access\.public_write must be true or false"),
+        ("access: {public_write: 'yes'}", r"access\.public_write must be true or false"),
+        ("access: {public_write_channels: t/c}", r"must be a list of texts"),
+        ("access: {public_write_channels: [t]}", r"'t' is not TOKEN/CHANNEL"),
+        ("store: {engine: mysql}", r"store\.engine 'mysql' is unknown; known are embedded"),
+        ("store: {folder: ''}", r"store\.folder must not be empty"),
+        ("store: {maintain_interval_s: -1}", r"must be above 0"),
+        ("log: {level: loud}", r"log\.level 'loud' is unknown; known are debug, info"),
+        ("server: 5", r"server must hold settings"),
+        ("- a", r"must hold sections"),
+        ("text", r"must hold sections"),
+        ("a: [", r"is no YAML"),
+        ("admin_token: {x: 1}", r"unknown setting admin_token"),
+        ("server: !!python/object/apply:os.system ['true']", r"is no YAML"),
+    ],
+)
+def test_bad_file_is_refused_with_the_reason_in_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "conf.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(path, {})
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "conf.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is no YAML"):
+        load(path, {})
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "none.yaml", {})
+
+
+def test_secret_comes_from_the_environment_and_is_not_shown() -> None:
+    settings = load(None, {"NDCASS_ADMIN_TOKEN": "hush-hush"})
+    assert settings.admin_token == "hush-hush"
+    assert "hush" not in repr(settings)
+
+
+def test_empty_secret_counts_as_none() -> None:
+    assert load(None, {"NDCASS_ADMIN_TOKEN": ""}).admin_token is None
+
+
+@pytest.mark.parametrize("token", ["two words", "tab\there", "café", "x" * 257, "new\nline"])
+def test_secret_that_fits_in_no_header_is_refused_and_not_repeated(token: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {"NDCASS_ADMIN_TOKEN": token})
+    assert token not in str(caught.value)

@@ -1,0 +1,67 @@
+"""The documents name what there is: every setting, every route."""
+
+import dataclasses
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import yaml
+
+from ndcass.config import ADMIN_TOKEN, Settings, load
+from ndcass.server.routes import ROUTES
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def settings() -> dict[str, object]:
+    """Every setting by its dotted name, with its default."""
+    return {
+        f"{section.name}.{setting.name}": getattr(getattr(Settings(), section.name), setting.name)
+        for section in dataclasses.fields(Settings)
+        if section.name != "admin_token"
+        for setting in dataclasses.fields(getattr(Settings(), section.name))
+    }
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    text = (ROOT / "conf" / "README.md").read_text()
+    described = dict(re.findall(r"^\| `([a-z_.]+)` \| `([^`]*)` \|", text, flags=re.MULTILINE))
+    assert set(described) == set(settings())
+    for name, default in settings().items():
+        value = yaml.safe_load(described[name])
+        assert (tuple(value) if isinstance(value, list) else value) == default, name
+
+
+def test_secret_is_described() -> None:
+    assert f"`{ADMIN_TOKEN}`" in (ROOT / "conf" / "README.md").read_text()
+
+
+def test_default_file_holds_every_setting_and_its_default() -> None:
+    path = ROOT / "conf" / "default.yaml"
+    assert load(path, {}) == Settings()
+    content = yaml.safe_load(path.read_text())
+    assert {f"{a}.{b}" for a, section in content.items() for b in section} == set(settings())
+
+
+def test_every_default_has_a_reason() -> None:
+    lines = (ROOT / "conf" / "default.yaml").read_text().splitlines()
+    for before, line in pairwise(lines):
+        if re.match(r"  [a-z_]+:", line):
+            assert before.strip().startswith("#"), line
+
+
+def test_every_route_is_described_and_nothing_else() -> None:
+    text = (ROOT / "server" / "README.md").read_text()
+    rows = re.findall(r"^\| ([A-Z, ]+) \| `([^`]+)` \|", text, flags=re.MULTILINE)
+    described = {(method, path) for methods, path in rows for method in methods.split(", ")}
+    served = set()
+    for route in ROUTES:
+        if route.refuses:
+            continue
+        template = route.template.replace("{junk}", "/")
+        choice = re.search(r"\{([^}]*\|[^}]*)\}", template)
+        words = choice[1].split("|") if choice else [""]
+        for word in words:
+            path = template.replace(choice[0], word) if choice else template
+            served.add((route.method, path))
+    assert described == served
