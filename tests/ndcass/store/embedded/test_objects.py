@@ -49,8 +49,9 @@ numbers = st.one_of(
 )
 texts = st.sampled_from(["", "1", "0.5", "a", "A", "ab", "\N{SNOWMAN}", "\U0001f9e0", "\0"])
 values = st.one_of(numbers, texts, st.none(), st.lists(st.integers(0, 3), max_size=2))
-fields = st.dictionaries(st.sampled_from(["a", "b", "c"]), values)
+fields = st.dictionaries(st.sampled_from(["a", "b", "c"]), values, min_size=1)
 ids = st.sampled_from([0, 1, 2, 3, 4, 2**63 - 1, 2**63, LARGEST])
+some_objects = st.dictionaries(ids, fields, min_size=2)
 predicates = st.builds(
     Predicate, st.sampled_from(["a", "b"]), st.sampled_from(list(Comparison)), numbers | texts
 )
@@ -58,9 +59,9 @@ predicates = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    steps=st.lists(st.tuples(st.booleans(), st.dictionaries(ids, fields)), max_size=5),
-    asked=st.lists(st.lists(predicates, max_size=3), min_size=1, max_size=8),
-    limit=st.sampled_from([0, 1, 2, 99]),
+    steps=st.lists(st.tuples(st.booleans(), some_objects), min_size=1, max_size=4),
+    asked=st.lists(st.lists(predicates, max_size=2), min_size=4, max_size=8),
+    limit=st.sampled_from([1, 2, 99, 99]),
     enough=st.sampled_from([1, 2, 2000]),
 )
 def test_queries_answer_as_the_reference_does(
@@ -71,12 +72,12 @@ def test_queries_answer_as_the_reference_does(
 ) -> None:
     async def compare(database: Database) -> None:
         stores = (EmbeddedObjects(database), MemoryObjects())
-        for is_put, some in steps:
+        for is_delete, some in steps:
             for store in stores:
-                if is_put:
-                    await store.put(1, [StoredObject(*item) for item in some.items()])
-                else:
+                if is_delete:
                     await store.delete(1, list(some))
+                else:
+                    await store.put(1, [StoredObject(*item) for item in some.items()])
         ours, reference = stores
         for query in asked:
             found = await ours.query(1, query, limit=limit)
@@ -87,6 +88,20 @@ def test_queries_answer_as_the_reference_does(
         database = Database.open(Path(folder) / "catalog.sqlite")
         asyncio.run(compare(database))
         database.close()
+
+
+async def test_texts_and_numbers_are_never_compared(objects: EmbeddedObjects) -> None:
+    await objects.put(1, [StoredObject(1, {"a": 5}), StoredObject(2, {"a": "5"})])
+
+    async def query(comparison: Comparison, value: object) -> list[int]:
+        return list(await objects.query(1, [Predicate("a", comparison, value)], limit=9))
+
+    assert await query(Comparison.EQUAL, 5) == [1]
+    assert await query(Comparison.EQUAL, "5") == [2]
+    assert await query(Comparison.LESS, 9) == [1]
+    assert await query(Comparison.LESS, "9") == [2]
+    assert await query(Comparison.GREATER, 1) == [1]
+    assert await query(Comparison.GREATER, "1") == [2]
 
 
 async def test_deleting_objects_leaves_no_row_of_the_index(
