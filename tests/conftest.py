@@ -1,13 +1,15 @@
 """Fixtures that every test may use."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from tests.processes import Running, Start, free_port, start
+from tests.processes import Gateway, StartGateway, gateway
 
 # A machine that is busy is no reason to fail; the timeout of a whole test still holds.
 settings.register_profile("ndcass", deadline=None)
@@ -33,16 +35,13 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts ``ndcass serve`` on a folder, as `processes.start`; stopped in the end."""
-    running: list[Running] = []
+def start_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGateway]:
+    """Starts gateways of two workers, as `processes.gateway` does; they end with the session."""
+    with contextlib.ExitStack() as stack:
 
-    def start_one(data: Path, *options: str, port: int | None = None, **variables: str) -> Running:
-        output = tmp_path_factory.mktemp("output") / "server.log"
-        server = start(data, *options, output=output, port=port or free_port(), **variables)
-        running.append(server)
-        return server
+        def start(folder: Path, *options: str, **settings: Any) -> Gateway:
+            output = tmp_path_factory.mktemp("output") / "gateway.log"
+            opened = gateway(folder, *options, workers=2, output=output, **settings)
+            return stack.enter_context(opened)
 
-    yield start_one
-    for server in running:
-        server.stop()
+        yield start

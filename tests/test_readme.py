@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.processes import ADMIN_KEY, Running, Start, environment
+from tests.processes import KEY, Gateway, StartGateway, environment
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -30,7 +30,7 @@ def blocks(group: str) -> list[Block]:
     return [block for block in (Block(*parts) for parts in found) if block.group == group]
 
 
-def run(block: Block, server: Running, folder: Path) -> str:
+def run(block: Block, server: Gateway, folder: Path) -> str:
     """Run a block as a reader would, but for the port."""
     text = block.text.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
     bin_folder = Path(sys.executable).parent
@@ -38,7 +38,7 @@ def run(block: Block, server: Running, folder: Path) -> str:
         [sys.executable, "-c", text] if block.language == "python" else ["bash", "-euc", text],
         cwd=folder,
         env=environment(
-            NDCASS_API_KEY=ADMIN_KEY,
+            NDCASS_API_KEY=KEY,
             NDCASS_URL=server.url,
             PATH=f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
         ),
@@ -52,12 +52,12 @@ def run(block: Block, server: Running, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(start_server: Start, tmp_path_factory: pytest.TempPathFactory) -> Running:
+def server(start_gateway: StartGateway, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     data = tmp_path_factory.mktemp("readme") / "data"
-    return start_server(data, "--demo", NDCASS_ADMIN_TOKEN=ADMIN_KEY)
+    return start_gateway(data, "--demo")
 
 
-def test_look_at_the_demo_volume_works(server: Running, tmp_path: Path) -> None:
+def test_look_at_the_demo_volume_works(server: Gateway, tmp_path: Path) -> None:
     section, voxels = blocks("demo")
 
     run(section, server, tmp_path)
@@ -67,7 +67,7 @@ def test_look_at_the_demo_volume_works(server: Running, tmp_path: Path) -> None:
     assert printed.startswith("(1, 16, 128, 128) uint32 ")
 
 
-def test_volume_of_your_own_works(server: Running, tmp_path: Path) -> None:
+def test_volume_of_your_own_works(server: Gateway, tmp_path: Path) -> None:
     make, stack, post = blocks("own")
 
     run(make, server, tmp_path)

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from tests.processes import ADMIN_KEY, Outcome, Running, Start, environment, run_command
+from tests.processes import KEY, Gateway, Outcome, StartGateway, environment, run_command
 
 
 @pytest.fixture(scope="session")
-def server(start_server: Start, tmp_path_factory: pytest.TempPathFactory) -> Running:
+def server(start_gateway: StartGateway, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     """A server with dataset and project ``D`` and token ``T``, private to the admin."""
-    running = start_server(tmp_path_factory.mktemp("served") / "data", NDCASS_ADMIN_TOKEN=ADMIN_KEY)
-    running.post(
-        "/nd/resource/dataset/D/",
+    running = start_gateway(tmp_path_factory.mktemp("served") / "data")
+    running.create(
+        "dataset/D/",
         dataset_name="D",
         ximagesize=300,
         yimagesize=200,
@@ -23,8 +23,8 @@ def server(start_server: Start, tmp_path_factory: pytest.TempPathFactory) -> Run
         zoffset=1,
         zvoxelres=10.0,
     )
-    running.post("/nd/resource/dataset/D/project/P/", project_name="P")
-    running.post("/nd/resource/dataset/D/project/P/token/T/", token_name="T")
+    running.create("dataset/D/project/P/", project_name="P")
+    running.create("dataset/D/project/P/token/T/", token_name="T")
     return running
 
 
@@ -32,13 +32,13 @@ _channels = iter(range(10_000))
 
 
 @pytest.fixture
-def new_channel(server: Running) -> Callable[..., str]:
+def new_channel(server: Gateway) -> Callable[..., str]:
     """Makes a channel of its own for a test; its target, ``T/NAME``."""
 
     def make(datatype: str = "uint8", kind: str = "image", **fields: Any) -> str:
         name = f"c{next(_channels)}"
-        server.post(
-            f"/nd/resource/dataset/D/project/P/channel/{name}/",
+        server.create(
+            f"dataset/D/project/P/channel/{name}/",
             channel_name=name,
             channel_type=kind,
             channel_datatype=datatype,
@@ -50,11 +50,11 @@ def new_channel(server: Running) -> Callable[..., str]:
 
 
 @pytest.fixture
-def ndcass(server: Running, tmp_path: Path) -> Callable[..., Outcome]:
+def ndcass(server: Gateway, tmp_path: Path) -> Callable[..., Outcome]:
     """Runs ``ndcass`` as a user does, in a folder of the test, with the admin's key."""
 
     def run(*line: str | Path, **variables: str) -> Outcome:
-        settings = {"NDCASS_URL": server.url, "NDCASS_API_KEY": ADMIN_KEY, **variables}
+        settings = {"NDCASS_URL": server.url, "NDCASS_API_KEY": KEY, **variables}
         return run_command(line, cwd=tmp_path, env=environment(**settings))
 
     return run

@@ -14,7 +14,7 @@ import tifffile
 from PIL import Image
 
 from ndcass.cli import receipt
-from tests.processes import ADMIN_KEY, Outcome, Running, Start, environment, free_port
+from tests.processes import KEY, Gateway, Outcome, StartGateway, environment, free_port
 
 Ndcass = Callable[..., Outcome]
 NewChannel = Callable[..., str]
@@ -32,11 +32,11 @@ def random_volume(dtype: str = "u1", shape: tuple[int, ...] = SHAPE_ZYX, seed: i
     return volume
 
 
-def stored(server: Running, target: str, box: str, dtype: str = "u1") -> Voxels:
+def stored(server: Gateway, target: str, box: str, dtype: str = "u1") -> Voxels:
     """A box by the route that tools use, without our client."""
     answer = requests.get(
         f"{server.url}/nd/sd/{target}/raw/0/{box}/",
-        headers={"Authorization": f"Token {ADMIN_KEY}"},
+        headers={"Authorization": f"Token {KEY}"},
         timeout=30,
     )
     assert answer.ok, answer.text
@@ -49,7 +49,7 @@ WHOLE = "5,305/0,200/1,41"
 
 
 def test_npy_goes_in_bit_by_bit(
-    server: Running, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
+    server: Gateway, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
 ) -> None:
     target, volume = new_channel(), random_volume()
     np.save(tmp_path / "v.npy", volume)
@@ -66,7 +66,7 @@ def test_npy_goes_in_bit_by_bit(
 @pytest.mark.parametrize("box_mib", ["1", "64"])
 @pytest.mark.parametrize("parallel", ["1", "3"])
 def test_size_and_number_of_requests_make_no_difference(
-    server: Running,
+    server: Gateway,
     ndcass: Ndcass,
     new_channel: NewChannel,
     tmp_path: Path,
@@ -92,7 +92,7 @@ def test_size_and_number_of_requests_make_no_difference(
 
 
 def test_sections_go_in_in_natural_order(
-    server: Running, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
+    server: Gateway, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
 ) -> None:
     target, volume = new_channel(), random_volume(shape=(12, 30, 40))
     (tmp_path / "stack").mkdir()
@@ -105,7 +105,7 @@ def test_sections_go_in_in_natural_order(
 
 
 def test_timesteps_go_in_from_the_start_time(
-    server: Running, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
+    server: Gateway, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
 ) -> None:
     target = new_channel("uint16", "timeseries", starttime=2, endtime=5)
     volume = random_volume("<u2", (3, 4, 5, 6))
@@ -118,7 +118,7 @@ def test_timesteps_go_in_from_the_start_time(
 
 
 def test_other_type_is_refused_with_both_names(
-    server: Running, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
+    server: Gateway, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
 ) -> None:
     target = new_channel("uint16")
     np.save(tmp_path / "v.npy", random_volume("u1", (2, 2, 2)))
@@ -134,7 +134,7 @@ def test_other_type_is_refused_with_both_names(
 
 
 def test_widen_converts_without_changing_a_value(
-    server: Running, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
+    server: Gateway, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
 ) -> None:
     target, labels = new_channel("uint32", "annotation"), random_volume("u1", (20, 30, 40))
     np.save(tmp_path / "v.npy", labels)
@@ -177,7 +177,7 @@ def test_read_only_channel_is_refused(
 
 
 def test_zeros_leave_alone_what_is_stored_unless_told_otherwise(
-    server: Running, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
+    server: Gateway, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
 ) -> None:
     target = new_channel()
     np.save(tmp_path / "ones.npy", np.ones((2, 2, 2), dtype=np.uint8))
@@ -212,7 +212,7 @@ def cut_short(path: Path, boxes: int) -> None:
 
 
 def test_resume_sends_only_what_is_missing(
-    server: Running, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
+    server: Gateway, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
 ) -> None:
     target, volume = new_channel(), random_volume()
     np.save(tmp_path / "v.npy", volume)
@@ -233,11 +233,11 @@ def test_resume_sends_only_what_is_missing(
     np.testing.assert_array_equal(found, volume * sent)
 
 
-def erase(server: Running, target: str) -> None:
+def erase(server: Gateway, target: str) -> None:
     answer = requests.post(
         f"{server.url}/nd/sd/{target}/raw/0/{WHOLE}/?write=replace",
         data=bytes(int(np.prod(SHAPE_ZYX))),
-        headers={"Authorization": f"Token {ADMIN_KEY}", "X-Volume-Dtype": "|u1"},
+        headers={"Authorization": f"Token {KEY}", "X-Volume-Dtype": "|u1"},
         timeout=30,
     )
     assert answer.ok, answer.text
@@ -291,17 +291,16 @@ def test_resume_refuses_another_target(
 
 
 def test_resume_refuses_a_channel_that_was_made_again(
-    server: Running, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
+    server: Gateway, ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path
 ) -> None:
     target = new_channel()
     np.save(tmp_path / "v.npy", random_volume())
     ndcass("ingest", "v.npy", target, "--box-mib", "1", "--receipt", "r.json")
     cut_short(tmp_path / "r.json", 1)
     name = target.split("/")[1]
-    path = f"/nd/resource/dataset/D/project/P/channel/{name}/"
-    headers = {"Authorization": f"Token {ADMIN_KEY}"}
-    assert requests.delete(server.url + path, headers=headers, timeout=30).status_code == 204
-    server.post(path, channel_name=name, channel_type="image", channel_datatype="uint8")
+    path = f"dataset/D/project/P/channel/{name}/"
+    assert server.request("DELETE", f"/nd/resource/{path}").status_code == 204
+    server.create(path, channel_name=name, channel_type="image", channel_datatype="uint8")
 
     outcome = ndcass("ingest", "v.npy", target, "--receipt", "r.json", "--resume")
 
@@ -310,18 +309,16 @@ def test_resume_refuses_a_channel_that_was_made_again(
 
 
 def test_ingest_outlives_a_killed_command_and_a_restarted_server(
-    start_server: Start, tmp_path: Path
+    start_gateway: StartGateway, tmp_path: Path
 ) -> None:
     port, data = free_port(), tmp_path / "data"
-    first = start_server(data, port=port, NDCASS_ADMIN_TOKEN=ADMIN_KEY)
+    first = start_gateway(data, port=port)
     shape = (64, 512, 512)
-    first.post(
-        "/nd/resource/dataset/E/", dataset_name="E", ximagesize=512, yimagesize=512, zimagesize=64
-    )
-    first.post("/nd/resource/dataset/E/project/E/", project_name="E")
-    first.post("/nd/resource/dataset/E/project/E/token/E/", token_name="E")
-    first.post(
-        "/nd/resource/dataset/E/project/E/channel/c/",
+    first.create("dataset/E/", dataset_name="E", ximagesize=512, yimagesize=512, zimagesize=64)
+    first.create("dataset/E/project/E/", project_name="E")
+    first.create("dataset/E/project/E/token/E/", token_name="E")
+    first.create(
+        "dataset/E/project/E/channel/c/",
         channel_name="c",
         channel_type="image",
         channel_datatype="uint8",
@@ -329,7 +326,7 @@ def test_ingest_outlives_a_killed_command_and_a_restarted_server(
     volume = random_volume(shape=shape)
     np.save(tmp_path / "v.npy", volume)
     line = ["ingest", "v.npy", "E/c", "--box-mib", "1", "--receipt", "r.json"]
-    env = environment(NDCASS_URL=first.url, NDCASS_API_KEY=ADMIN_KEY)
+    env = environment(NDCASS_URL=first.url, NDCASS_API_KEY=KEY)
     command = [sys.executable, "-m", "ndcass.cli.main", *line]
     process = subprocess.Popen(command, cwd=tmp_path, env=env)
     path = tmp_path / "r.json"
@@ -339,7 +336,7 @@ def test_ingest_outlives_a_killed_command_and_a_restarted_server(
     process.wait()
     assert first.stop() == 0
     before = len(receipt.load(path).boxes)
-    start_server(data, port=port)
+    start_gateway(data, port=port)
 
     finished = subprocess.run(
         [*command, "--resume", "--json"],
@@ -362,11 +359,11 @@ def test_ingest_outlives_a_killed_command_and_a_restarted_server(
 
 
 def test_real_stack_goes_in_and_comes_out_bit_by_bit(
-    ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path, shared: Path, server: Running
+    ndcass: Ndcass, new_channel: NewChannel, tmp_path: Path, shared: Path, server: Gateway
 ) -> None:
     folder = shared / "data" / "drosophila-vnc"
-    server.post(
-        "/nd/resource/dataset/vnc/",
+    server.create(
+        "dataset/vnc/",
         dataset_name="vnc",
         ximagesize=1024,
         yimagesize=1024,
@@ -375,15 +372,15 @@ def test_real_stack_goes_in_and_comes_out_bit_by_bit(
         yvoxelres=4.6,
         zvoxelres=50.0,
     )
-    server.post("/nd/resource/dataset/vnc/project/vnc/", project_name="vnc")
-    server.post("/nd/resource/dataset/vnc/project/vnc/token/vnc/", token_name="vnc")
+    server.create("dataset/vnc/project/vnc/", project_name="vnc")
+    server.create("dataset/vnc/project/vnc/token/vnc/", token_name="vnc")
     for name, kind, datatype, pattern, options in (
         ("raw", "image", "uint8", "*.tif", ()),
         ("labels", "annotation", "uint32", "*.png", ("--widen",)),
         ("membranes", "image", "uint8", "*.png", ()),
     ):
-        server.post(
-            f"/nd/resource/dataset/vnc/project/vnc/channel/{name}s/",
+        server.create(
+            f"dataset/vnc/project/vnc/channel/{name}s/",
             channel_name=f"{name}s",
             channel_type=kind,
             channel_datatype=datatype,

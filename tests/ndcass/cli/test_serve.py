@@ -10,7 +10,7 @@ from ndcass.cli.serve import ensure_admin
 from ndcass.keys import hash_key, new_key
 from ndcass.store.base import Catalog
 from ndcass.store.memory import MemoryStores
-from tests.processes import ADMIN_KEY, Running, Start, free_port
+from tests.processes import KEY, Gateway, StartGateway, free_port
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ async def test_later_start_makes_nothing(catalog: Catalog) -> None:
 
 
 async def test_given_key_is_the_admins(catalog: Catalog) -> None:
-    assert await ensure_admin(catalog, ADMIN_KEY) is None
+    assert await ensure_admin(catalog, KEY) is None
 
-    assert await owner(catalog, ADMIN_KEY) == "admin"
+    assert await owner(catalog, KEY) == "admin"
     (admin,) = await catalog.users()
     assert admin.superuser
 
@@ -52,10 +52,10 @@ async def test_another_given_key_takes_the_place_of_the_former(catalog: Catalog)
     former = await ensure_admin(catalog, None)
     assert former is not None
 
-    await ensure_admin(catalog, ADMIN_KEY)
-    await ensure_admin(catalog, ADMIN_KEY)
+    await ensure_admin(catalog, KEY)
+    await ensure_admin(catalog, KEY)
 
-    assert await owner(catalog, ADMIN_KEY) == "admin"
+    assert await owner(catalog, KEY) == "admin"
     assert await owner(catalog, former) is None
 
 
@@ -70,15 +70,15 @@ async def test_key_of_another_user_is_refused(catalog: Catalog) -> None:
     assert await owner(catalog, key) == "ada"
 
 
-def test_admin_of_a_real_server_is_user_one_and_superuser(server: Running) -> None:
-    headers = {"Authorization": f"Token {ADMIN_KEY}"}
+def test_admin_of_a_real_server_is_user_one_and_superuser(server: Gateway) -> None:
+    headers = {"Authorization": f"Token {KEY}"}
     answer = requests.get(f"{server.url}/nd/resource/dataset/D/", headers=headers, timeout=30)
 
     assert answer.json()["user"] == 1
 
 
-def test_demo_can_be_looked_at_without_a_key(start_server: Start, tmp_path: Path) -> None:
-    started = start_server(tmp_path / "data", "--demo")
+def test_demo_can_be_looked_at_without_a_key(start_gateway: StartGateway, tmp_path: Path) -> None:
+    started = start_gateway(tmp_path / "data", "--demo", admin_key=None)
 
     section = requests.get(f"{started.url}/nd/sd/demo/em/xy/0/0,512/0,512/32/", timeout=30)
     page = requests.get(f"{started.url}/", timeout=30)
@@ -94,23 +94,25 @@ def test_demo_can_be_looked_at_without_a_key(start_server: Start, tmp_path: Path
     assert "demo" in page.text
     assert not refused.ok
     assert started.stop() == 0
-    assert f"{started.url}/nd/sd/demo/em/xy/" in started.said
+    assert f"{started.url}/nd/sd/demo/em/xy/" in started.said()
 
 
-def test_key_is_printed_at_the_first_start_only(start_server: Start, tmp_path: Path) -> None:
+def test_key_is_printed_at_the_first_start_only(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
     said = []
     for _ in range(2):
-        started = start_server(tmp_path / "data")
+        started = start_gateway(tmp_path / "data", admin_key=None)
         assert started.stop() == 0
-        said.append(re.findall("API key of admin.* ([0-9a-f]{40})", started.said))
+        said.append(re.findall("API key of admin.* ([0-9a-f]{40})", started.said()))
 
     assert [len(keys) for keys in said] == [1, 0]
 
 
 def test_user_made_while_the_server_runs_is_known_at_once(
-    server: Running, capsys: pytest.CaptureFixture[str]
+    server: Gateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["user", "add", "ada", "--data", str(server.data)]) == 0
+    assert main(["user", "add", "ada", "--data", str(server.folder)]) == 0
     (key,) = re.findall("[0-9a-f]{40}", capsys.readouterr().out)
 
     answer = requests.post(
@@ -124,7 +126,7 @@ def test_user_made_while_the_server_runs_is_known_at_once(
 
 
 def test_port_that_is_taken_is_said_in_one_line(
-    server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Gateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["serve", "--data", str(tmp_path / "d"), "--port", str(server.port)])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ndcass.cli import receipt
-from tests.processes import Outcome, Running
+from tests.processes import Gateway, Outcome
 
 Ndcass = Callable[..., Outcome]
 NewChannel = Callable[..., str]
@@ -66,16 +66,16 @@ def test_receipt_of_an_ingest_that_did_not_end_is_refused(ndcass: Ndcass, tmp_pa
 
 
 def test_stored_checksums_are_checked_while_a_server_runs(
-    ndcass: Ndcass, ingested: str, server: Running
+    ndcass: Ndcass, ingested: str, server: Gateway
 ) -> None:
-    result = ndcass("verify", ingested, "--data", server.data, "--json").result
+    result = ndcass("verify", ingested, "--data", server.folder, "--json").result
 
     # 300 x 200 x 40 voxels in cuboids of 128 x 128 x 16.
     assert result == {"checked": 3 * 2 * 3, "wrong": []}
 
 
-def test_unknown_channel_is_an_error(ndcass: Ndcass, server: Running) -> None:
-    outcome = ndcass("verify", "T/nothing", "--data", server.data)
+def test_unknown_channel_is_an_error(ndcass: Ndcass, server: Gateway) -> None:
+    outcome = ndcass("verify", "T/nothing", "--data", server.folder)
 
     assert outcome.code == 1
     assert "no channel nothing" in outcome.err
