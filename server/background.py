@@ -32,9 +32,16 @@ async def background(app: web.Application) -> AsyncIterator[None]:
     """Start all of it with the application and end it with it."""
     stop = asyncio.Event()
     work = asyncio.create_task(_work(app, stop))
+    work.add_done_callback(_note_failure)
     yield
     stop.set()
     await work
+
+
+def _note_failure(work: asyncio.Task[None]) -> None:
+    """Say at once that nothing runs in the background any more, not only when the worker ends."""
+    if not work.cancelled() and work.exception() is not None:
+        log.error("the work in the background failed", exc_info=work.exception())
 
 
 async def _work(app: web.Application, stop: asyncio.Event) -> None:

@@ -23,7 +23,7 @@ TILE_PIXELS = 512
 def info_document(view: TokenView) -> dict[str, Any]:
     """The answer of `info`; `Any` is what JSON can hold."""
     return {
-        "channels": {c.name: _channel_info(c) for c in view.channels},
+        "channels": channels_document(view),
         "dataset": _dataset_info(view),
         "metadata": {},
         "project": {

@@ -1,12 +1,8 @@
 """The deadline of a request, which moves on as long as its body or answer moves."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from aiohttp import web
-
-from ndcass.errors import DeadlineExceeded
 
 
 class Progress:
@@ -33,27 +29,6 @@ class Progress:
 
 
 PROGRESS: web.RequestKey[Progress] = web.RequestKey("progress", Progress)
-
-
-@asynccontextmanager
-async def deadline(
-    request: web.Request, *, timeout_s: float, transfer_s: float
-) -> AsyncIterator[None]:
-    """Run the block within the request's deadline.
-
-    Raises
-    ------
-    DeadlineExceeded
-        If it is over; what ran in the block was cancelled.
-    """
-    try:
-        async with asyncio.timeout(timeout_s) as timeout:
-            request[PROGRESS] = Progress(timeout, timeout_s=timeout_s, transfer_s=transfer_s)
-            yield
-    except TimeoutError as error:
-        if not timeout.expired():
-            raise
-        raise DeadlineExceeded(f"the request made no progress for {timeout_s:g} s") from error
 
 
 def moved(request: web.Request, waited_s: float = 0.0) -> None:

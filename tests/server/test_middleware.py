@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientPayloadError, web
+from blockbuster import blockbuster_ctx
 
 from ndcass.config import ServerSettings, Settings
 from ndcass.errors import CorruptValue, InvalidOption, StoreFull, StoreUnavailable
@@ -393,3 +394,29 @@ async def test_voxels_are_counted(app: Running) -> None:
     assert "\nndcass_cuboids_read_total 1\n" in text
     assert "\nndcass_cuboids_written_total 1\n" in text
     assert 'ndcass_requests_total{route="/sd/{token}/[{channels}/]' in text
+
+
+async def test_no_route_blocks_the_event_loop() -> None:
+    paths = [
+        "/",
+        "/metrics",
+        "/readyz",
+        "/openapi.json",
+        "/resource/dataset/",
+        "/resource/dataset/v/project/v/channel/img/",
+        "/sd/public_tokens/",
+        "/sd/v/info/",
+        "/sd/v/projinfo/",
+        "/sd/v/volume.vikingxml",
+        "/sd/v/lab/reserve/2/",
+        "/sd/v/img/xy/0/0,100/0,100/3/",
+        *(f"/sd/v/img/{f}/0/0,300/0,200/0,20/" for f in ("npz", "raw", "zip", "blosc", "hdf5")),
+    ]
+    async with running(MemoryStores()) as app:
+        with blockbuster_ctx("ndcass"):
+            await app.make_volume("v")
+            assert (await app.post_ones("v")).status == 200
+            for path in paths:
+                assert await app.status(path, user="admin") == 200, path
+            path = "/resource/dataset/v/"
+            assert await app.status(path, user="admin", method="DELETE") == 204

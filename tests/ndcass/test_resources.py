@@ -1,0 +1,120 @@
+"""Rules of the resource API that HTTP cannot show: what happens in between."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ndcass import resources
+from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, PermissionDenied
+from ndcass.geometry import Box
+from ndcass.model import User
+from ndcass.store.memory import MemoryCatalog, MemoryStores
+from ndcass.volume import Place, write_box
+
+SIZES = {"ximagesize": 10, "yimagesize": 10, "zimagesize": 10}
+
+
+async def made(stores: MemoryStores, name: str = "d", *, public: int = 1) -> User:
+    """A dataset, project, channel and token of one name; their owner."""
+    owner = await stores.catalog.add_user(f"owner-{name}")
+    catalog = stores.catalog
+    fields: dict[str, Any] = {"public": public}
+    await resources.create_dataset(
+        catalog, name, {"dataset_name": name, **SIZES, **fields}, caller=owner
+    )
+    await resources.create_project(
+        catalog, name, name, {"project_name": name, **fields}, caller=owner
+    )
+    await resources.create_token(
+        catalog, name, name, name, {"token_name": name, **fields}, caller=owner
+    )
+    channel = {"channel_name": "c", "channel_type": "image", "channel_datatype": "uint8"}
+    await resources.create_channel(catalog, name, name, "c", channel, caller=owner)
+    return owner
+
+
+async def test_name_that_is_freed_between_two_looks_is_still_a_conflict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stores = MemoryStores()
+    owner = await made(stores)
+
+    async def gone(catalog: MemoryCatalog, name: str) -> Any:
+        raise NotFound(name)
+
+    monkeypatch.setattr(MemoryCatalog, "dataset", gone)
+    with pytest.raises(AlreadyExists, match=r"^dataset d exists$"):
+        await resources.create_dataset(
+            stores.catalog, "d", {"dataset_name": "d", **SIZES}, caller=owner
+        )
+
+
+async def test_anonymous_callers_make_and_delete_nothing() -> None:
+    stores = MemoryStores()
+    await made(stores)
+    for call in (
+        resources.create_dataset(stores.catalog, "e", {}, caller=None),
+        resources.delete_dataset(stores.catalog, "none", caller=None),
+        resources.delete_project(stores.catalog, "d", "d", caller=None),
+        resources.delete_channel(stores.catalog, "d", "d", "c", caller=None),
+        resources.delete_token(stores.catalog, "d", "d", "d", caller=None),
+    ):
+        with pytest.raises(PermissionDenied):
+            await call
+
+
+async def test_channel_takes_no_level_that_the_dataset_lacks() -> None:
+    stores = MemoryStores()
+    owner = await made(stores)
+    with pytest.raises(InvalidRequest, match="0 to 0"):
+        await resources.update_channel(stores, "d", "d", "c", {"resolution": 1}, caller=owner)
+
+
+async def test_token_of_another_project_is_not_found_under_this_one() -> None:
+    stores = MemoryStores()
+    owner = await made(stores, "d")
+    await made(stores, "e")
+    with pytest.raises(NotFound):
+        await resources.read_token(stores.catalog, "d", "d", "e", caller=owner)
+
+
+async def test_overview_shows_public_projects_of_public_datasets() -> None:
+    stores = MemoryStores()
+    await made(stores, "b")
+    await made(stores, "a")
+    await made(stores, "hidden", public=0)
+    shown, left_out = await resources.public_views(stores.catalog)
+    assert [found.project.name for found in shown] == ["a", "b"]
+    assert [found.token for found in shown] == ["a", "b"]
+    assert [channel.name for channel in shown[0].channels] == ["c"]
+    assert left_out == 0
+
+
+async def test_overview_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "MOST_SHOWN", 2)
+    stores = MemoryStores()
+    for name in ("a", "b", "c"):
+        await made(stores, name)
+    shown, left_out = await resources.public_views(stores.catalog)
+    assert ([found.project.name for found in shown], left_out) == (["a", "b"], 1)
+
+
+async def test_conflict_is_raised_before_anything_is_changed() -> None:
+    stores = MemoryStores()
+    owner = await made(stores)
+    channel = await stores.catalog.channel("d", "c")
+    await _write_one(stores)
+    changes = {"channel_datatype": "uint16", "channel_description": "new"}
+    with pytest.raises(Conflict):
+        await resources.update_channel(stores, "d", "d", "c", changes, caller=owner)
+    assert await stores.catalog.channel("d", "c") == channel
+
+
+async def _write_one(stores: MemoryStores) -> None:
+    """One cuboid of the channel `c`."""
+    dataset = await stores.catalog.dataset("d")
+    channel = await stores.catalog.channel("d", "c")
+    box = Box((0, 0, 0), (2, 2, 2))
+    place = Place(channel, dataset.level(0))
+    await write_box(stores, place, 0, box, np.ones((2, 2, 2), dtype=np.uint8))
