@@ -50,15 +50,43 @@ def copy_part(
     """One cuboid's share of a box; see `assemble`."""
     target = out[part.target]
     first = rows[0]
-    identity = codec.row_identity(
-        address, first.write_id, first.op, first.corner_zyx, first.shape_zyx
-    )
     if len(rows) > 1 or not _covers(first, cuboid_zyx):
         cuboid = merged(address, rows, cuboid_zyx=cuboid_zyx, dtype=out.dtype)
         target[...] = cuboid.voxels[part.source]
         return
     try:
-        codec.decode_into(first.payload, part.source, target, identity=identity)
+        codec.decode_into(
+            first.payload,
+            part.source,
+            target,
+            identity=_identity(address, first),
+            header=first.header,
+        )
+    except CorruptValue as error:
+        raise CorruptValue(f"{address}: {error}") from error
+
+
+def view_part(
+    part: Part,
+    address: tuple[int, ...],
+    row: CuboidRow,
+    *,
+    dtype: np.dtype[Any],
+    cuboid_zyx: Zyx,
+) -> npt.NDArray[Any] | None:
+    """Whole planes of a cuboid as they are stored, checked; None where they need work first."""
+    if not _covers(row, cuboid_zyx):
+        return None
+    planes = part.source[0]
+    try:
+        return codec.view_planes(
+            row.payload,
+            planes.start,
+            planes.stop,
+            dtype=dtype,
+            identity=_identity(address, row),
+            header=row.header,
+        )
     except CorruptValue as error:
         raise CorruptValue(f"{address}: {error}") from error
 
@@ -77,12 +105,20 @@ def merged(
 def _decoded(
     address: tuple[int, ...], row: CuboidRow
 ) -> tuple[WriteOp, Zyx, npt.NDArray[Any], Exceptions]:
-    identity = codec.row_identity(address, row.write_id, row.op, row.corner_zyx, row.shape_zyx)
     try:
-        voxels, exceptions = codec.decode(row.payload, identity=identity)
+        voxels, exceptions = codec.decode(
+            row.payload, identity=_identity(address, row), header=row.header
+        )
     except CorruptValue as error:
         raise CorruptValue(f"{address}: {error}") from error
     return row.op, row.corner_zyx, voxels, exceptions
+
+
+def _identity(address: tuple[int, ...], row: CuboidRow) -> bytes:
+    """What the row's checksum covers beside its payload; not needed where that was checked."""
+    if row.header is not None:
+        return b""
+    return codec.row_identity(address, row.write_id, row.op, row.corner_zyx, row.shape_zyx)
 
 
 def _covers(row: CuboidRow, cuboid_zyx: Zyx) -> bool:

@@ -25,7 +25,7 @@ each other without a gap and start at a multiple of 64 bytes, so that they are a
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import crc32c as _crc32c
@@ -74,19 +74,14 @@ class Header(NamedTuple):
     shape_zyx: Zyx
     planes: int  # in a block
     blocks: int
+    body_at: int  # where the blocks begin
     body_crc: int
     exception_count: int
     exception_bytes: int
     exception_crc: int
 
-    @property
-    def body_at(self) -> int:
-        """Where the blocks begin."""
-        if self.format == CONSTANT:
-            return _CONSTANT_SIZE
-        return _aligned(_TABLE_AT + 8 * self.blocks)
 
-
+_BLOCK = struct.Struct("<II")
 _IDENTITY = struct.Struct("<QBBqQ16sB3H3H")
 
 
@@ -101,9 +96,9 @@ def row_identity(
     return _IDENTITY.pack(*address, write_id, op, *corner_zyx, *shape_zyx)
 
 
-def checksum(buffer: Buffer, value: int = 0) -> int:
-    """crc32c (Castagnoli) of a buffer, continuing from `value`."""
-    return int(_crc32c.crc32c(buffer, value))
+# crc32c (Castagnoli) of a buffer, continuing from a value: ``checksum(buffer, value=0)``. The
+# library's own function, for a slice through many cuboids is little else than calls of it.
+checksum: Callable[..., int] = _crc32c.crc32c
 
 
 def encode(
@@ -153,7 +148,7 @@ def encode_parts(
         body_crc = checksum(block, body_crc)
     raw = fmt == RAW
     pieces = _split(blocks[0], voxels, planes) if raw else blocks
-    table = b"".join(struct.pack("<II", len(piece), checksum(piece)) for piece in pieces)
+    table = b"".join(_BLOCK.pack(len(piece), checksum(piece)) for piece in pieces)
     head = _HEADER.pack(fmt, code, *voxels.shape, planes, 0, len(pieces), 0, body_crc, *fields)
     parts: list[Buffer] = [_sealed(head, table, identity), *blocks]
     return [*parts, tail] if tail else parts
@@ -173,18 +168,19 @@ def read_header(payload: Buffer, *, identity: bytes) -> Header:
     dtype = _DTYPE_OF.get(code)
     if fmt not in (CONSTANT, RAW, LZ4, ZSTD) or dtype is None or planes == 0:
         raise CorruptValue(f"unknown format {fmt} or voxel type {code}")
-    header = Header(fmt, dtype, (z, y, x), planes, blocks, *rest)
-    end = header.body_at
+    end = _CONSTANT_SIZE if fmt == CONSTANT else _aligned(_TABLE_AT + 8 * blocks)
+    header = Header(fmt, dtype, (z, y, x), planes, blocks, end, *rest)
     if len(payload) < end:
         raise CorruptValue(f"a payload of {len(payload)} bytes ends in its header")
-    view = memoryview(payload)
-    found = checksum(view[_CRC_AT + 4 : end], checksum(view[:_CRC_AT], checksum(identity)))
-    if found != crc:
+    front = bytes(payload[:end])
+    if checksum(front[_CRC_AT + 4 :], checksum(identity + front[:_CRC_AT])) != crc:
         raise CorruptValue("the header does not fit its checksum")
     return header
 
 
-def decode(payload: Buffer, *, identity: bytes) -> tuple[Voxels, Exceptions]:
+def decode(
+    payload: Buffer, *, identity: bytes, header: Header | None = None
+) -> tuple[Voxels, Exceptions]:
     """Voxels and exceptions of a payload, all of it checked.
 
     Returns
@@ -198,7 +194,8 @@ def decode(payload: Buffer, *, identity: bytes) -> tuple[Voxels, Exceptions]:
     CorruptValue
         If any byte does not fit its checksum.
     """
-    header = read_header(payload, identity=identity)
+    if header is None:
+        header = read_header(payload, identity=identity)
     view = memoryview(payload)
     size = header.body_at + _body_bytes(view, header) + header.exception_bytes
     if len(payload) != size:
@@ -212,7 +209,12 @@ def decode(payload: Buffer, *, identity: bytes) -> tuple[Voxels, Exceptions]:
 
 
 def decode_into(
-    payload: Buffer, source: tuple[slice, slice, slice], target: Voxels, *, identity: bytes
+    payload: Buffer,
+    source: tuple[slice, slice, slice],
+    target: Voxels,
+    *,
+    identity: bytes,
+    header: Header | None = None,
 ) -> None:
     """Copy a box of a payload's voxels into `target`; only the planes of the box are checked.
 
@@ -224,34 +226,70 @@ def decode_into(
     target : ndarray, order z, y, x
         Writable, of the box's shape and the payload's dtype.
     identity : bytes
+    header : Header, optional
+        The payload's, if it was read and checked before; `identity` is then not looked at.
 
     Raises
     ------
     CorruptValue
         If what was read does not fit its checksum, or is not of the target's type.
     """
-    header = read_header(payload, identity=identity)
-    if header.dtype != target.dtype:
-        raise CorruptValue(f"the stored voxels are {header.dtype}, not {target.dtype}")
+    if header is None:
+        header = read_header(payload, identity=identity)
     z, y, x = source
     depth, height, width = header.shape_zyx
-    if z.stop > depth or y.stop > height or x.stop > width:
+    first, last = z.start, z.stop
+    _check_fits(header, target.dtype, last)
+    if y.stop > height or x.stop > width:
         raise CorruptValue(f"the stored cuboid is only {header.shape_zyx} voxels")
     view = memoryview(payload)
+    if header.format == RAW:
+        whole = last - first == depth
+        planes = _checked_raw(view, header) if whole else _checked_planes(view, header, first, last)
+        target[...] = planes[:, y, x]
+        return
     if header.format == CONSTANT:
         target[...] = _constant(view, header)
         return
-    if header.format == RAW:
-        if z.stop - z.start == depth:
-            target[...] = _checked_raw(view, header)[:, y, x]
-        else:
-            target[...] = _checked_planes(view, header, z.start, z.stop)[:, y, x]
-        return
-    first = z.start - z.start % header.planes
-    last = min(depth, -(-z.stop // header.planes) * header.planes)
-    planes = np.empty((last - first, height, width), dtype=header.dtype)
-    _decode_planes(view, header, first, last, planes)
-    target[...] = planes[z.start - first : z.stop - first, y, x]
+    block_first = first - first % header.planes
+    block_last = min(depth, -(-last // header.planes) * header.planes)
+    planes = np.empty((block_last - block_first, height, width), dtype=header.dtype)
+    _decode_planes(view, header, block_first, block_last, planes)
+    target[...] = planes[first - block_first : last - block_first, y, x]
+
+
+def view_planes(
+    payload: Buffer,
+    start: int,
+    stop: int,
+    *,
+    dtype: np.dtype[Any],
+    identity: bytes,
+    header: Header | None = None,
+) -> Voxels | None:
+    """Whole planes [start, stop) of a raw payload as they lie, checked; None if it is not raw.
+
+    Raises
+    ------
+    CorruptValue
+        If they do not fit their checksums, or are not of the type.
+    """
+    if header is None:
+        header = read_header(payload, identity=identity)
+    if header.format != RAW:
+        return None
+    _check_fits(header, dtype, stop)
+    view = memoryview(payload)
+    if stop - start == header.shape_zyx[0]:
+        return _checked_raw(view, header)
+    return _checked_planes(view, header, start, stop)
+
+
+def _check_fits(header: Header, dtype: np.dtype[Any], planes: int) -> None:
+    if header.dtype is not dtype and header.dtype != dtype:
+        raise CorruptValue(f"the stored voxels are {header.dtype}, not {dtype}")
+    if planes > header.shape_zyx[0]:
+        raise CorruptValue(f"the stored cuboid is only {header.shape_zyx} voxels")
 
 
 def verify(payload: Buffer, *, identity: bytes) -> None:
@@ -333,7 +371,7 @@ def _body_bytes(view: memoryview, header: Header) -> int:
 
 
 def _table(view: memoryview, header: Header) -> Sequence[tuple[int, int]]:
-    return list(struct.iter_unpack("<II", view[_TABLE_AT : _TABLE_AT + 8 * header.blocks]))
+    return list(_BLOCK.iter_unpack(view[_TABLE_AT : _TABLE_AT + 8 * header.blocks]))
 
 
 def _checked_block(view: memoryview, at: int, size: int, crc: int, index: int) -> memoryview:
@@ -346,24 +384,24 @@ def _checked_block(view: memoryview, at: int, size: int, crc: int, index: int) -
 def _checked_raw(view: memoryview, header: Header) -> Voxels:
     """All voxels of a raw payload, as a view."""
     z, y, x = header.shape_zyx
+    size = z * y * x * header.dtype.itemsize
     at = header.body_at
-    body = view[at : at + z * y * x * header.dtype.itemsize]
-    if len(body) != z * y * x * header.dtype.itemsize or checksum(body) != header.body_crc:
+    body = view[at : at + size]
+    if len(body) != size or checksum(body) != header.body_crc:
         raise CorruptValue("the voxels do not fit their checksum")
-    return np.frombuffer(body, dtype=header.dtype).reshape(header.shape_zyx)
+    return np.ndarray(header.shape_zyx, header.dtype, view, at)
 
 
 def _checked_planes(view: memoryview, header: Header, start: int, stop: int) -> Voxels:
     """Planes [start, stop) of a raw payload, as a view; only their blocks are checked."""
     _, y, x = header.shape_zyx
-    plane_bytes = y * x * header.dtype.itemsize
-    at = header.body_at
-    step = header.planes * plane_bytes
-    for index in range(start // header.planes, -(-stop // header.planes)):
-        size, crc = struct.unpack_from("<II", view, _TABLE_AT + 8 * index)
+    dtype, at, planes = header.dtype, header.body_at, header.planes
+    plane_bytes = y * x * dtype.itemsize
+    step = planes * plane_bytes
+    for index in range(start // planes, -(-stop // planes)):
+        size, crc = _BLOCK.unpack_from(view, _TABLE_AT + 8 * index)
         _checked_block(view, at + index * step, size, crc, index)
-    planes = view[at + start * plane_bytes : at + stop * plane_bytes]
-    return np.frombuffer(planes, dtype=header.dtype).reshape(stop - start, y, x)
+    return np.ndarray((stop - start, y, x), dtype, view, at + start * plane_bytes)
 
 
 # -- constants, exceptions, the seal
@@ -413,7 +451,7 @@ def _sealed(head: bytes, table: bytes, identity: bytes) -> bytes:
     front = head + table
     if len(front) > _CONSTANT_SIZE or head[0] != CONSTANT:
         front = front.ljust(_aligned(len(front)), b"\0")
-    crc = checksum(front[_CRC_AT + 4 :], checksum(front[:_CRC_AT], checksum(identity)))
+    crc = checksum(front[_CRC_AT + 4 :], checksum(identity + front[:_CRC_AT]))
     return front[:_CRC_AT] + struct.pack("<I", crc) + front[_CRC_AT + 4 :]
 
 

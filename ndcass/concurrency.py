@@ -7,6 +7,7 @@ event loop.
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import threading
 from collections import deque
@@ -34,7 +35,22 @@ R = TypeVar("R")
 CPU_CORES = os.cpu_count() or 1
 CPU_THREADS = max(4, 2 * CPU_CORES)
 
+# Blocks below this come from the heap and go back to it, and so much of the heap stays with the
+# process. Otherwise the C library gives the memory of every answer back to the system and the next
+# one faults it in again, page by page: on a virtual machine that takes longer than to fill it.
+HEAP_BLOCK_BYTES = 16 << 20
+HEAP_KEPT_BYTES = 32 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+
 _cpu = ThreadPoolExecutor(CPU_THREADS, thread_name_prefix="ndcass-cpu")
+
+
+def keep_heap() -> None:
+    """Tell the C library to keep freed memory for the next buffer; does nothing where it cannot."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, HEAP_BLOCK_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, HEAP_KEPT_BYTES)
 
 
 async def run_cpu(func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

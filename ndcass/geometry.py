@@ -6,7 +6,8 @@ near-isotropic values). What does not: which cuboids a box touches (``plan.py``)
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from ndcass.errors import InvalidRequest, OutOfBounds
@@ -33,7 +34,8 @@ class Box:
     stop_zyx: Zyx
 
     def __post_init__(self) -> None:
-        if any(a >= b for a, b in zip(self.start_zyx, self.stop_zyx, strict=True)):
+        (z0, y0, x0), (z1, y1, x1) = self.start_zyx, self.stop_zyx
+        if z0 >= z1 or y0 >= y1 or x0 >= x1:
             raise InvalidRequest(f"empty or inverted box: {self.start_zyx}..{self.stop_zyx}")
 
     @property
@@ -62,12 +64,9 @@ class Box:
 
     def contains(self, other: "Box") -> bool:
         """Whether every voxel of `other` is in this box."""
-        return all(
-            a <= c and d <= b
-            for a, b, c, d in zip(
-                self.start_zyx, self.stop_zyx, other.start_zyx, other.stop_zyx, strict=True
-            )
-        )
+        (az, ay, ax), (bz, by, bx) = self.start_zyx, other.start_zyx
+        (cz, cy, cx), (dz, dy, dx) = self.stop_zyx, other.stop_zyx
+        return az <= bz and ay <= by and ax <= bx and dz <= cz and dy <= cy and dx <= cx
 
     def slices(self) -> tuple[slice, slice, slice]:
         """The box as an index into an array of order z, y, x."""
@@ -98,6 +97,17 @@ class Level:
     voxelres_zyx: ZyxFloat
     cuboid_zyx: Zyx
     neariso_scaledown: int
+    # The legal coordinates, offset included; kept, for every request asks for them.
+    box: Box = field(init=False, repr=False)
+    neariso_box: Box | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        box = Box((0, 0, 0), self.size_zyx).shifted(self.offset_zyx)
+        object.__setattr__(self, "box", box)
+        neariso = None
+        if self.neariso_size_zyx[0]:
+            neariso = Box((0, 0, 0), self.neariso_size_zyx).shifted(self.offset_zyx)
+        object.__setattr__(self, "neariso_box", neariso)
 
     @property
     def supercuboid_zyx(self) -> Zyx:
@@ -131,9 +141,17 @@ class Level:
         return self.voxelres_zyx[0] / self.voxelres_zyx[2]
 
     def dataset_box(self, *, neariso: bool = False) -> Box:
-        """The legal coordinates at this level, offset included."""
-        size = self.neariso_size_zyx if neariso else self.size_zyx
-        return Box((0, 0, 0), size).shifted(self.offset_zyx)
+        """The legal coordinates at this level, offset included.
+
+        Raises
+        ------
+        OutOfBounds
+            If the level has no near-isotropic slice at all.
+        """
+        box = self.neariso_box if neariso else self.box
+        if box is None:
+            raise OutOfBounds(f"level {self.level} has no near-isotropic slices")
+        return box
 
     def stored_box(self, dataset_box: Box, *, neariso: bool = False) -> Box:
         """`dataset_box` counted from zero.
@@ -159,6 +177,7 @@ def text_xyz(box: Box) -> str:
     return "/".join(f"{a},{b}" for a, b in reversed(pairs))
 
 
+@lru_cache(maxsize=1024)
 def level_of(geometry: Geometry, level: int) -> Level:
     """The derived values of one level.
 

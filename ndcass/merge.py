@@ -12,7 +12,7 @@ the same 64 bits.
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,12 +39,13 @@ class WriteOp(enum.IntEnum):
 LABEL_OPS = frozenset({WriteOp.EXCEPTION, WriteOp.REDUCE, WriteOp.ERASE})
 
 
-@dataclass(frozen=True, slots=True)
-class CuboidRow:
+class CuboidRow(NamedTuple):
     """One stored write of one cuboid.
 
     `payload` is what ``codec.py`` made of the voxels of the row's box (`corner_zyx`, `shape_zyx`
     inside the cuboid) and, in a BASE, of its exceptions. 16 bytes of `write_id` sort as bytes.
+    `header` is the payload's as ``codec.py`` read and checked it, from a store that keeps headers
+    of payloads, which never change; it spares a slice through many cuboids a third of its time.
     """
 
     write_id: bytes
@@ -52,6 +53,7 @@ class CuboidRow:
     corner_zyx: tuple[int, int, int]
     shape_zyx: tuple[int, int, int]
     payload: bytes | memoryview
+    header: Any = None  # a codec.Header, which this module may not know
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -46,6 +46,7 @@ DATATYPE_ALIASES = {"rgb32": "uint32", "rgba": "uint32"}
 IMAGE_DATATYPES = frozenset(
     "uint8 uint16 uint32 uint64 int8 int16 int32 int64 float32 float64".split()
 )
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in IMAGE_DATATYPES}
 ANNOTATION_DATATYPES = frozenset({"uint32", "uint64"})
 
 KV_ENGINES = frozenset({"MySQL", "Redis", "Cassandra", "Embedded"})
@@ -277,7 +278,7 @@ class Channel(Resource):
     @property
     def dtype(self) -> np.dtype[Any]:
         """numpy's type of a voxel, little-endian; which one is only known at run time."""
-        return np.dtype(self.channel_datatype).newbyteorder("<")
+        return _DTYPES[self.channel_datatype]
 
     @property
     def is_annotation(self) -> bool:

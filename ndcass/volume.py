@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ndcass import codec
-from ndcass.assemble import assemble
+from ndcass.assemble import assemble, view_part
 from ndcass.concurrency import CPU_CORES, OneBehind, bounded_map, one_ahead, run_cpu
 from ndcass.errors import BadBody, NotFound, ReadOnly
 from ndcass.geometry import Box, Level, Zyx
@@ -153,6 +153,36 @@ async def stream_slabs(
     async with contextlib.aclosing(one_ahead(fill, enumerate(slabs))) as filled:
         async for out in filled:
             yield out
+
+
+async def read_small(
+    store: CuboidStore, slab: Slab, *, dtype: np.dtype[Any], usage: Usage
+) -> Voxels:
+    """The voxels of a slab; read-only and without a copy where they lie together in one cuboid."""
+    if slab.place is not None:
+        found = _as_it_lies(store, slab.place, slab, dtype, usage)
+        if found is not None:
+            return found
+    out = np.empty(slab.box.shape_zyx, dtype=dtype)
+    await read_slab(store, slab, out, usage=usage)
+    return out
+
+
+def _as_it_lies(
+    store: CuboidStore, place: Place, slab: Slab, dtype: np.dtype[Any], usage: Usage
+) -> Voxels | None:
+    depth, height, width = place.cuboid_zyx
+    (z0, y0, x0), shape = slab.box.start_zyx, slab.box.shape_zyx
+    if shape[1:] != (height, width) or y0 % height or x0 % width or z0 % depth + shape[0] > depth:
+        return None
+    (part,) = plan_parts(slab.box, place.cuboid_zyx)
+    found = store.read_now([place.address(slab.t, part.morton)])
+    if not found or len(found[0][1]) != 1:
+        return None
+    ((address, (row,)),) = found
+    voxels = view_part(part, address, row, dtype=dtype, cuboid_zyx=place.cuboid_zyx)
+    usage.cuboids_read += voxels is not None
+    return voxels
 
 
 async def read_box(

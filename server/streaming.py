@@ -169,6 +169,17 @@ def _next(steps: Iterator[Voxels]) -> Voxels | None:
     return next(steps, None)
 
 
+class VoxelResponse(web.Response):
+    """A small answer in one piece, which need not be `bytes`.
+
+    aiohttp would wrap a view into a payload object, which takes longer than to send it.
+    """
+
+    def __init__(self, body: memoryview, headers: Mapping[str, str]) -> None:
+        super().__init__(headers=headers)
+        self._body = body  # type: ignore[assignment]  # write_eof takes any of the three
+
+
 async def send_pieces(
     request: web.Request,
     pieces: Pieces,

@@ -6,7 +6,7 @@ without a time axis.
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ndcass.errors import InvalidOption, InvalidRequest
 from ndcass.geometry import Box, Zyx
@@ -29,6 +29,7 @@ _PLANES = {
     ),
 }
 _TIME_RANGE = re.compile(rf"/{_NUMBER},{_NUMBER}/")
+_ONLY_TIME = re.compile(r"/[0-9,]+/?")
 _TIMESTEP = re.compile(rf"/{_NUMBER}(?:/|\Z)")
 _WINDOW = re.compile(r"/window/([^/]*)/")
 _FILTER = re.compile(r"/filter/([^/]*)/")
@@ -45,8 +46,7 @@ WRITE_OPS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeParams:
+class VolumeParams(NamedTuple):
     """A request for a box.
 
     Attributes
@@ -60,8 +60,8 @@ class VolumeParams:
     window : tuple of str or None
         Bounds as they were written, for `window_bounds`.
     filter_ids : tuple of int or None
-    words : frozenset of str
-        All words of the tail, among which may be conflict words.
+    rest : str
+        What follows the box, among which may be conflict words.
     """
 
     level: int
@@ -70,7 +70,12 @@ class VolumeParams:
     neariso: bool
     window: tuple[str, str] | None
     filter_ids: tuple[int, ...] | None
-    words: frozenset[str]
+    rest: str
+
+    @property
+    def words(self) -> frozenset[str]:
+        """All words behind the box."""
+        return frozenset(self.rest.split("/"))
 
 
 def parse_volume(tail: str) -> VolumeParams:
@@ -128,15 +133,9 @@ def parse_plane(plane: str, tail: str) -> VolumeParams:
 
 
 def _params(level: int, box: Box, times: tuple[int, int] | None, rest: str) -> VolumeParams:
-    return VolumeParams(
-        level=level,
-        box=box,
-        times=times,
-        neariso="/neariso/" in rest,
-        window=_window(rest),
-        filter_ids=_filter(rest),
-        words=frozenset(rest.split("/")),
-    )
+    if len(rest) <= 1 or (times is not None and _ONLY_TIME.fullmatch(rest)):  # nothing more to find
+        return VolumeParams(level, box, times, False, None, None, rest)
+    return VolumeParams(level, box, times, "/neariso/" in rest, _window(rest), _filter(rest), rest)
 
 
 def _window(rest: str) -> tuple[str, str] | None:

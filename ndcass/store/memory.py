@@ -180,7 +180,7 @@ def _row(write: CuboidWrite, write_id: bytes) -> CuboidRow:
     row = CuboidRow(write_id, write.op, write.corner_zyx, (z, y, x), b"")
     voxels = without_negative_zeros(write.voxels, write.op)
     payload = codec.encode(voxels, identity=_identity(write.address, row))
-    return dataclasses.replace(row, payload=payload)
+    return row._replace(payload=payload)
 
 
 def _identity(address: CuboidAddress, row: CuboidRow) -> bytes:

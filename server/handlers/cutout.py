@@ -32,9 +32,18 @@ from ndcass.server.formats.npz import NpzDecoder, NpzEncoder
 from ndcass.server.formats.raw import RawDecoder, RawEncoder
 from ndcass.server.formats.zip import ZipEncoder
 from ndcass.server.match import Match
-from ndcass.server.streaming import OVERHEAD_SHARE, Body, Pieces, receive, send_pieces, usage_of
+from ndcass.server.streaming import (
+    OVERHEAD_SHARE,
+    Body,
+    Pieces,
+    VoxelResponse,
+    receive,
+    send_pieces,
+    usage_of,
+)
 from ndcass.server.volume_params import VolumeParams, parse_volume, window_bounds, write_op
 from ndcass.volume import (
+    INLINE_BYTES,
     BodyWriter,
     CutoutWriter,
     Place,
@@ -42,11 +51,13 @@ from ndcass.volume import (
     check_writable,
     cutout_writer,
     plan_answer,
+    read_small,
     stream_slabs,
 )
 
 STREAMED = frozenset({"npz", "raw", "zip"})
 _DTYPE_NAME = re.compile(r"[<>|=]?[a-z]{1,8}[0-9]{1,3}")
+_NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 POSTABLE = frozenset({"npz", "raw", "blosc", "hdf5"})
 # More than that is no cutout any more; sizes are checked besides.
 MAX_TIMESTEPS = 1 << 20
@@ -233,6 +244,12 @@ async def _send_stream(
     )
     usage = usage_of(request)
     store = request.app[STORES].cuboids
+    plain = not encoder.cpu and transform.is_identity and request.method == "GET"
+    if plain and len(slabs) == 1 and layout.nbytes <= INLINE_BYTES:
+        # In one piece, which spares it the machinery of a stream.
+        body = as_voxels(await read_small(store, slabs[0], dtype=dtype, usage=usage))
+        headers["Content-Type"] = encoder.content_type
+        return VoxelResponse(body, headers)
     voxels = stream_slabs(store, slabs, dtype=dtype, usage=usage)
     pieces = _encoded(encoder, voxels, transform)
     async with request.app[MEMORY].hold(_buffer_bytes(slabs, dtype)):
@@ -344,9 +361,8 @@ def _headers(match: Match, cutout: Cutout, suffix: str | None) -> dict[str, str]
     if suffix is None:
         return {}
     path = f"{match.token}/{','.join(cutout.names)}/{match.service}/{match.tail}"
-    name = path.replace(",", "_").replace("/", "-")
-    safe = "".join(c if (c.isalnum() and c.isascii()) or c in "_-." else "" for c in name)[:200]
-    return {"Content-Disposition": f"attachment; filename={safe}ndcutout.{suffix}"}
+    name = _NO_FILE_NAME.sub("", path.replace(",", "_").replace("/", "-"))[:200]
+    return {"Content-Disposition": f"attachment; filename={name}ndcutout.{suffix}"}
 
 
 # -- POST
@@ -357,9 +373,7 @@ async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse
     view = await open_token(request, match.token, write=True)
     params = parse_volume(match.tail)
     if params.times == (0, 0):  # how an old client says that it has no time axis (data plane 2.3)
-        params = VolumeParams(
-            params.level, params.box, None, params.neariso, None, None, params.words
-        )
+        params = params._replace(times=None)
     cutout = resolve(view, match.channels, params)
     places = [place for place in cutout.places if place is not None]
     if len(places) != len(cutout.places):

@@ -1,4 +1,3 @@
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -122,7 +121,7 @@ def test_a_damaged_row_is_an_error_that_names_the_cuboid(count: int) -> None:
     rows = [row(3, number, WriteOp.MERGE, noise) for number in range(count)]
     damaged = bytearray(rows[-1].payload)
     damaged[-1] ^= 4
-    rows[-1] = dataclasses.replace(rows[-1], payload=bytes(damaged))
+    rows[-1] = rows[-1]._replace(payload=bytes(damaged))
     with pytest.raises(CorruptValue, match=r"\(1, 0, 0, 0, 3\)"):
         assembled(Box((0, 8, 8), (4, 16, 16)), {3: tuple(rows)})
 

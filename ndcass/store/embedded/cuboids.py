@@ -22,6 +22,7 @@ import logging
 import os
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,6 +74,9 @@ INLINE_BYTES = 256
 # Posted voxels that a commit may have to merge again are kept in memory up to this many bytes a
 # write, beyond it in the segment.
 REDO_BYTES = 8 << 20
+# What was in memory is taken to be there still for so long; asking the kernel costs as much as
+# decoding a plane.
+RESIDENT_S = 1.0
 # Cuboids looked up in one go, and addresses of one page of a scan.
 PAGE = 1024
 # A segment with less of use than this share is copied and dropped.
@@ -141,6 +145,10 @@ class EmbeddedCuboids:
         self._lock = threading.Lock()
         self._active: SegmentWriter | None = None
         self._pins: Counter[SegmentWriter] = Counter()
+        # Index value -> row whose payload was in memory a moment ago; for `read_now` alone. A value
+        # never stands for another payload, so a row is right as long as the index has its value.
+        self._rows: dict[bytes, CuboidRow] = {}
+        self._rows_until_s = 0.0
 
     @classmethod
     def open(cls, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> Self:
@@ -167,13 +175,37 @@ class EmbeddedCuboids:
 
     def read_now(self, addresses: Sequence[CuboidAddress]) -> Sequence[StoredCuboid] | None:
         """As `CuboidStore.read_now`: what is in memory, without a change of thread."""
+        now_s = time.monotonic()
+        if now_s > self._rows_until_s:
+            self._rows.clear()
+            self._rows_until_s = now_s + RESIDENT_S
+        found = []
+        rows = self._rows
+        for address, value in self._values(addresses):
+            row = rows.get(value)
+            if row is None:
+                row = self._resident_row(address, value)
+                if row is None:
+                    return None
+                rows[value] = row
+            found.append((address, (row,)))
+        return found
+
+    def _resident_row(self, address: CuboidAddress, value: bytes) -> CuboidRow | None:
+        """A row with its checked header, if its payload is in memory."""
         try:
-            found = self._lookup(addresses)
+            row = self._row(address, value)
         except SegmentGone:
             return None
-        if all(is_resident(memoryview(row.payload)) for _, rows in found for row in rows):
-            return found
-        return None
+        if not is_resident(memoryview(row.payload)):
+            return None
+        try:
+            header = codec.read_header(
+                row.payload, identity=_identity(address, row.write_id, row.shape_zyx)
+            )
+        except CorruptValue as error:
+            raise CorruptValue(f"{address}: {error}") from error
+        return row._replace(header=header)
 
     async def read(
         self, addresses: Sequence[CuboidAddress]
@@ -191,9 +223,17 @@ class EmbeddedCuboids:
         raise StoreError("the store's segments change faster than they can be read")
 
     def _lookup(self, addresses: Sequence[CuboidAddress]) -> list[StoredCuboid]:
+        return [
+            (address, (self._row(address, value),)) for address, value in self._values(addresses)
+        ]
+
+    def _values(self, addresses: Sequence[CuboidAddress]) -> list[tuple[CuboidAddress, bytes]]:
+        """What the index says of those cuboids that are there."""
+        pack = _KEY.pack
         with _index_errors(), self._env.begin(self._cuboids) as txn:
-            values = [(address, txn.get(_KEY.pack(*address))) for address in addresses]
-        return [(address, (self._row(address, value),)) for address, value in values if value]
+            get = txn.get
+            values = [(address, get(pack(*address))) for address in addresses]
+        return [(address, value) for address, value in values if value is not None]
 
     def _row(self, address: CuboidAddress, value: bytes) -> CuboidRow:
         write_id, payload = self._payload(address, value)

@@ -235,7 +235,7 @@ def is_resident(payload: memoryview) -> bool:
     states = ctypes.create_string_buffer(pages)
     if _libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(length), states) != 0:
         return False
-    return all(state & 1 for state in states.raw)
+    return b"\0" not in states.raw[:pages]
 
 
 def records_in(payload_file: memoryview) -> Iterator[tuple[CuboidAddress, bytes, int, int]]:

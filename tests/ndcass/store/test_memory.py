@@ -1,4 +1,3 @@
-import dataclasses
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -39,7 +38,7 @@ class TestCuboids(Opened, contract.CuboidContract):
         [row] = stores.cuboids.rows[address]
         damaged = bytearray(row.payload)
         damaged[-1] ^= 1
-        stores.cuboids.rows[address] = [dataclasses.replace(row, payload=bytes(damaged))]
+        stores.cuboids.rows[address] = [row._replace(payload=bytes(damaged))]
         with pytest.raises(CorruptValue, match="morton 1"):
             await contract.voxels_at(stores, address)
         [(found, reason)] = await stores.cuboids.verify([address])

@@ -62,7 +62,8 @@ class Gateway:
     async def voxels(self, channel: str, box: str = BOX, shape: Any = SHAPE) -> Voxels:
         status, body, answer = await self.get(f"{channel}/raw/{box}/")
         assert status == 200, body
-        return np.frombuffer(body, answer.headers["X-Volume-Dtype"]).reshape(shape)
+        found: Voxels = np.frombuffer(body, answer.headers["X-Volume-Dtype"]).reshape(shape)
+        return found
 
 
 CHANNELS: list[dict[str, Any]] = [
@@ -88,7 +89,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
     key = new_key()
     await stores.catalog.add_key(user.id, hash_key(key))
     settings = config.load(None, {})
-    server: TestServer[Any] = TestServer(make_app(settings, stores))
+    server = TestServer(make_app(settings, stores))
     options = server_options(settings.server)
     del options["handler_cancellation"]  # the test server sets it itself
     await server.start_server(**options)
