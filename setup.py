@@ -31,6 +31,7 @@ RUNTIME = [
     "tifffile>=2024.8",  # versions are dates, so an upper bound would only age
     "tqdm>=4.66,<5",
     "uvloop>=0.21,<1",
+    "yarl>=1.17,<2",
     "zstandard>=0.23,<1",
 ]
 
