@@ -25,11 +25,21 @@ from aiohttp.http_exceptions import HttpProcessingError
 from ndcass.concurrency import ByteLimiter, keep_heap
 from ndcass.config import ServerSettings, Settings
 from ndcass.errors import ConfigError
-from ndcass.server.access_log import AccessLog
-from ndcass.server.app_keys import ACCESS_LOG, MEMORY, METRICS, ROUTER, SETTINGS, STOPPING, STORES
+from ndcass.server.accounts import Accounts
+from ndcass.server.app_keys import (
+    ACCOUNTS,
+    DEADLINES,
+    MEMORY,
+    METRICS,
+    ROUTER,
+    SETTINGS,
+    STOPPING,
+    STORES,
+)
 from ndcass.server.background import background
 from ndcass.server.metrics import Metrics, metrics_file
 from ndcass.server.middleware import add_headers, answer
+from ndcass.server.progress import Deadlines
 from ndcass.server.routes import ROUTES
 from ndcass.server.routing import Route, Router
 from ndcass.server.workers import Supervisor
@@ -64,7 +74,13 @@ def make_app(
     app[STORES] = stores
     app[MEMORY] = ByteLimiter(settings.server.memory_bytes)
     app[METRICS] = metrics if metrics is not None else Metrics()
-    app[ACCESS_LOG] = AccessLog()
+    app[ACCOUNTS] = Accounts(app[METRICS], log_lines=settings.log.access)
+    limits = settings.server
+    app[DEADLINES] = Deadlines(
+        timeout_s=limits.request_timeout_s,
+        transfer_s=limits.transfer_timeout_s,
+        shortest_s=min(limits.send_timeout_s, limits.receive_timeout_s),
+    )
     app[ROUTER] = Router(routes)
     app[STOPPING] = asyncio.Event()
     app.router.add_route("*", "/{path:.*}", answer)

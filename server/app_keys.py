@@ -6,8 +6,9 @@ from aiohttp import web
 
 from ndcass.concurrency import ByteLimiter
 from ndcass.config import Settings
-from ndcass.server.access_log import AccessLog
+from ndcass.server.accounts import Accounts
 from ndcass.server.metrics import Metrics
+from ndcass.server.progress import Deadlines
 from ndcass.server.routing import Router
 from ndcass.store.base import Stores
 
@@ -17,7 +18,8 @@ STORES: web.AppKey[Stores] = web.AppKey("stores")
 # Voxels in flight, of all requests of this process.
 MEMORY: web.AppKey[ByteLimiter] = web.AppKey("memory", ByteLimiter)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
-ACCESS_LOG: web.AppKey[AccessLog] = web.AppKey("access_log", AccessLog)
+DEADLINES: web.AppKey[Deadlines] = web.AppKey("deadlines", Deadlines)
+ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts", Accounts)
 ROUTER: web.AppKey[Router] = web.AppKey("router", Router)
 # Set when no more requests are wanted.
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)

@@ -14,7 +14,7 @@ from ndcass.errors import StoreError
 from ndcass.jobs import HANDLERS
 from ndcass.jobs.runner import run_jobs
 from ndcass.server import metrics as names
-from ndcass.server.app_keys import ACCESS_LOG, MEMORY, METRICS, SETTINGS, STORES
+from ndcass.server.app_keys import ACCOUNTS, DEADLINES, MEMORY, METRICS, SETTINGS, STORES
 from ndcass.server.metrics import write_snapshot
 
 log = logging.getLogger("ndcass.server")
@@ -51,7 +51,9 @@ async def _work(app: web.Application, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(run_jobs(stores, HANDLERS, owner=owner, stop=stop, poll_s=JOB_POLL_S))
         group.create_task(_watch_loop(app, stop))
-        group.create_task(app[ACCESS_LOG].run(stop))
+        group.create_task(app[ACCOUNTS].run(stop))
+        deadlines = app[DEADLINES]
+        group.create_task(_every(deadlines.check_s, stop, deadlines.check))
         # Each worker: they agree by the files' locks, and each has maps of its own to let go of.
         interval_s = app[SETTINGS].store.maintain_interval_s
         group.create_task(_every(interval_s, stop, stores.maintain))
@@ -103,6 +105,7 @@ def worker_gauges(app: web.Application) -> dict[str, float]:
 
 async def leave_snapshot(app: web.Application) -> None:
     """Write this worker's numbers where the others find them."""
+    app[ACCOUNTS].settle()
     metrics = app[METRICS]
     if metrics.folder is not None:
         await run_cpu(

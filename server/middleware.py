@@ -13,16 +13,14 @@ import time
 from aiohttp import web
 
 from ndcass.errors import BadBody, DeadlineExceeded, NdcassError, NotFound, StoreError
-from ndcass.server import metrics as names
-from ndcass.server.access_log import Entry
-from ndcass.server.app_keys import ACCESS_LOG, METRICS, ROUTER, SETTINGS, STOPPING
+from ndcass.server.accounts import Entry
+from ndcass.server.app_keys import ACCOUNTS, DEADLINES, METRICS, ROUTER, SETTINGS, STOPPING
 from ndcass.server.exchange import EXCHANGE, Exchange
 from ndcass.server.http_errors import error_response, plain_error
-from ndcass.server.progress import PROGRESS, Progress
+from ndcass.server.progress import PROGRESS
 from ndcass.server.routing import (
     SHOWN_CHARACTERS,
     MethodNotAllowed,
-    Route,
     Router,
     normal_path,
     plane_of,
@@ -66,26 +64,10 @@ async def answer(request: web.Request) -> web.StreamResponse:
 
 async def _answered(request: web.Request, exchange: Exchange) -> web.StreamResponse:
     """The answer, sent to its last byte; whatever fails becomes an error answer."""
-    limits = request.app[SETTINGS].server
     try:
-        async with asyncio.timeout(limits.request_timeout_s) as timeout:
-            request[PROGRESS] = Progress(
-                timeout, timeout_s=limits.request_timeout_s, transfer_s=limits.transfer_timeout_s
-            )
-            response = await _handled(request, exchange)
-            await _send(request, response)
-            return response
+        return await _within_deadline(request, exchange)
     except NdcassError as error:
         return await _failed(request, exchange, error)
-    except TimeoutError:
-        if not timeout.expired():
-            log.exception("%s: a timeout that nobody caught", exchange.request_id)
-            return await _send_error(request, exchange, 500, INTERNAL)
-        late = DeadlineExceeded(
-            f"the request made no progress for {limits.request_timeout_s:g} s or "
-            f"took {limits.transfer_timeout_s:g} s"
-        )
-        return await _failed(request, exchange, late)
     except web.HTTPException as error:
         return await _send_error(request, exchange, error.status, error.reason)
     except web.RequestPayloadError:
@@ -95,6 +77,24 @@ async def _answered(request: web.Request, exchange: Exchange) -> web.StreamRespo
     except Exception:
         log.exception("%s: %s failed", exchange.request_id, request.method)
         return await _send_error(request, exchange, 500, INTERNAL)
+
+
+async def _within_deadline(request: web.Request, exchange: Exchange) -> web.StreamResponse:
+    """The answer, sent to its last byte; DeadlineExceeded if that takes too long."""
+    deadlines = request.app[DEADLINES]
+    progress = request[PROGRESS] = deadlines.begin()
+    try:
+        response = await _handled(request, exchange)
+        await _send(request, response)
+        return response
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not progress.expired or task is None:
+            raise
+        task.uncancel()
+        raise DeadlineExceeded(progress.reason) from None
+    finally:
+        deadlines.end(progress)
 
 
 async def _handled(request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -215,43 +215,31 @@ def _request_id(request: web.Request) -> str:
 
 
 def _account(request: web.Request, exchange: Exchange, status: str) -> None:
-    """The log line and the numbers of a request that is over."""
-    took_s = time.perf_counter() - exchange.began_s
+    """Note what is known of a request that is over."""
+    ended_s = time.perf_counter()
     usage = request.get(USAGE) or _NOTHING
     progress = request.get(PROGRESS)
-    received = request.content.total_bytes
-    sent = request.writer.output_size
-    metrics = request.app[METRICS]
-    route = _route_name(exchange.route)
-    method = request.method if request.method in _KNOWN_METHODS else "other"
-    metrics.add(names.REQUESTS, 1, (route, method, status, exchange.match.service))
-    metrics.observe(route, took_s)
-    metrics.add(names.RECEIVED, received)
-    metrics.add(names.SENT, sent)
-    metrics.add(names.CUBOIDS_READ, usage.cuboids_read)
-    metrics.add(names.CUBOIDS_WRITTEN, usage.cuboids_written)
-    metrics.add(names.STORE_SECONDS, usage.store_s)
-    metrics.add(names.CODEC_SECONDS, usage.codec_s)
-    metrics.add(names.NETWORK_SECONDS, progress.network_s if progress is not None else 0.0)
-    if request.app[SETTINGS].log.access:
-        request.app[ACCESS_LOG].note(
-            Entry(
-                time.time(),
-                exchange.request_id,
-                request.method,
-                request.raw_path,
-                status,
-                took_s,
-                received,
-                sent,
-                usage.cuboids_read + usage.cuboids_written,
-                usage.store_s,
-            )
+    route = exchange.route
+    method = request.method
+    request.app[ACCOUNTS].note(
+        Entry(
+            time.time(),
+            exchange.request_id,
+            route.template if route is not None else "none",
+            exchange.match.service,
+            method if method in _KNOWN_METHODS else "other",
+            request.raw_path,
+            status,
+            ended_s - exchange.began_s,
+            request.content.total_bytes,
+            request.writer.output_size,
+            usage.cuboids_read,
+            usage.cuboids_written,
+            usage.store_s,
+            usage.codec_s,
+            progress.network_s if progress is not None else 0.0,
         )
+    )
 
 
 _NOTHING = Usage()
-
-
-def _route_name(route: Route | None) -> str:
-    return route.template if route is not None else "none"

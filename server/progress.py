@@ -1,37 +1,102 @@
-"""The deadline of a request, which moves on as long as its body or answer moves."""
+"""The deadlines of requests, which move on as long as a body or an answer moves."""
 
 import asyncio
+import time
 
 from aiohttp import web
 
+# Deadlines are looked at this often, or oftener where they are short.
+CHECK_S = 0.5
+
 
 class Progress:
-    """One deadline a request.
+    """One request on its way; made and ended by `Deadlines`."""
 
-    `request_timeout_s` after the last `moved` it is over, and at the latest `transfer_timeout_s`
-    after it began.
-    """
+    __slots__ = ("_deadline_s", "_last_s", "_reason", "_task", "_timeout_s", "expired", "network_s")
 
-    __slots__ = ("_deadline", "_last_s", "_loop", "_timeout_s", "network_s")
-
-    def __init__(self, deadline: asyncio.Timeout, *, timeout_s: float, transfer_s: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._deadline = deadline
+    def __init__(
+        self, task: "asyncio.Task[object]", *, timeout_s: float, transfer_s: float
+    ) -> None:
+        now_s = time.monotonic()
+        self._task = task
         self._timeout_s = timeout_s
-        self._last_s = self._loop.time() + transfer_s
+        self._last_s = now_s + transfer_s
+        self._deadline_s = now_s + timeout_s
+        self._reason = ""
+        self.expired = False
         self.network_s = 0.0
+
+    def waits(self, limit_s: float, reason: str) -> None:
+        """The request waits for its client now, for so long at the most."""
+        self._deadline_s = min(time.monotonic() + limit_s, self._last_s)
+        self._reason = reason
 
     def moved(self, waited_s: float = 0.0) -> None:
         """Some bytes came or went; `waited_s` is how long that took."""
         self.network_s += waited_s
-        if not self._deadline.expired():
-            self._deadline.reschedule(min(self._loop.time() + self._timeout_s, self._last_s))
+        self._deadline_s = min(time.monotonic() + self._timeout_s, self._last_s)
+        self._reason = ""
+
+    def check(self, now_s: float) -> None:
+        """Cancel the request if its deadline is over."""
+        if now_s > self._deadline_s and not self.expired:
+            self.expired = True
+            self._task.cancel()
+
+    @property
+    def reason(self) -> str:
+        """Why it expired."""
+        if self._reason and self._deadline_s < self._last_s:
+            return self._reason
+        if self._deadline_s < self._last_s:
+            return f"the request made no progress for {self._timeout_s:g} s"
+        return "the request took longer than a transfer may"
+
+
+class Deadlines:
+    """The requests of a process that are on their way, and one task that looks at them all.
+
+    A timer for every request, and for every piece of its body, would take longer than to send a
+    small answer.
+
+    Parameters
+    ----------
+    timeout_s : float
+        How long a request may go without progress.
+    transfer_s : float
+        How long it may take in all.
+    shortest_s : float
+        The shortest of all limits that `Progress.waits` is called with.
+    """
+
+    def __init__(self, *, timeout_s: float, transfer_s: float, shortest_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._transfer_s = transfer_s
+        self._check_s = min(CHECK_S, timeout_s / 4, shortest_s / 4)
+        self._running: set[Progress] = set()
+
+    def begin(self) -> Progress:
+        """Watch over the current task."""
+        task = asyncio.current_task()
+        assert task is not None  # handlers run in one
+        progress = Progress(task, timeout_s=self._timeout_s, transfer_s=self._transfer_s)
+        self._running.add(progress)
+        return progress
+
+    def end(self, progress: Progress) -> None:
+        """Watch no longer."""
+        self._running.discard(progress)
+
+    @property
+    def check_s(self) -> float:
+        """How often `check` is to be called."""
+        return self._check_s
+
+    async def check(self) -> None:
+        """Cancel the requests whose deadline is over."""
+        now_s = time.monotonic()
+        for progress in list(self._running):
+            progress.check(now_s)
 
 
 PROGRESS: web.RequestKey[Progress] = web.RequestKey("progress", Progress)
-
-
-def moved(request: web.Request, waited_s: float = 0.0) -> None:
-    """Note that a body or an answer moves; puts the deadline off."""
-    if PROGRESS in request:
-        request[PROGRESS].moved(waited_s)

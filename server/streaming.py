@@ -1,6 +1,5 @@
 """Bodies on their way: received in chunks, sent in pieces, never whole unless a format needs it."""
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -10,10 +9,10 @@ from typing import Self
 from aiohttp import web
 
 from ndcass.concurrency import run_cpu
-from ndcass.errors import BadBody, DeadlineExceeded, InvalidOption, TooLarge
+from ndcass.errors import BadBody, InvalidOption, TooLarge
 from ndcass.server.app_keys import SETTINGS
 from ndcass.server.formats.base import StreamDecoder, Voxels
-from ndcass.server.progress import moved
+from ndcass.server.progress import PROGRESS
 from ndcass.volume import Usage
 
 # One call to the socket: a larger one is cut by the kernel anyhow.
@@ -103,18 +102,18 @@ async def chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
         If the connection ends before the body does.
     """
     wait_s = request.app[SETTINGS].server.receive_timeout_s
+    progress = request[PROGRESS]
+    silent = f"nothing of the body came for {wait_s:g} s"
     while True:
-        began = time.perf_counter()
+        began_s = time.perf_counter()
+        progress.waits(wait_s, silent)
         try:
-            async with asyncio.timeout(wait_s):
-                chunk = await request.content.readany()
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"nothing of the body came for {wait_s} s") from error
-        except web.PayloadAccessError as error:
+            chunk = await request.content.readany()
+        except web.RequestPayloadError as error:
             raise BadBody("the body ended too early") from error
+        progress.moved(time.perf_counter() - began_s)
         if not chunk:
             return
-        moved(request, time.perf_counter() - began)
         yield chunk
 
 
@@ -222,13 +221,11 @@ async def _send(
     request: web.Request, response: web.StreamResponse, piece: bytes | memoryview
 ) -> None:
     wait_s = request.app[SETTINGS].server.send_timeout_s
+    progress = request[PROGRESS]
     view = memoryview(piece)
     for at in range(0, len(view), PIECE_BYTES):
-        began = time.perf_counter()
-        try:
-            async with asyncio.timeout(wait_s):
-                await response.write(view[at : at + PIECE_BYTES])
-                await response._payload_writer.drain()  # type: ignore[union-attr]  # set by prepare
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"the client took nothing for {wait_s} s") from error
-        moved(request, time.perf_counter() - began)
+        began_s = time.perf_counter()
+        progress.waits(wait_s, "the client took nothing for too long")
+        await response.write(view[at : at + PIECE_BYTES])
+        await response._payload_writer.drain()  # type: ignore[union-attr]  # set by prepare
+        progress.moved(time.perf_counter() - began_s)

@@ -155,6 +155,8 @@ async def read_cutout(request: web.Request, match: Match) -> web.StreamResponse:
     view = await open_token(request, match.token, write=False)
     cutout = resolve(view, match.channels, parse_volume(match.tail))
     _check_same_type(cutout, match.service)
+    if _is_small(request, match, cutout):
+        return await _send_small(request, match, cutout)
     transform = _Transform.of(cutout)
     size = math.prod(cutout.shape) * (1 if transform.window else cutout.first.dtype.itemsize)
     limits = request.app[SETTINGS].server
@@ -164,6 +166,37 @@ async def read_cutout(request: web.Request, match: Match) -> web.StreamResponse:
     _check_size(size, limits.max_whole_bytes)
     async with request.app[MEMORY].hold(WHOLE_MEMORY * size):
         return await _send_whole(request, match, cutout, transform)
+
+
+def _is_small(request: web.Request, match: Match, cutout: Cutout) -> bool:
+    """Whether it is a few plain voxels of one channel, as most requests of viewers are."""
+    params = cutout.params
+    return (
+        match.service == "raw"
+        and len(cutout.places) == len(cutout.times) == 1
+        and params.window is None
+        and params.filter_ids is None
+        and cutout.box.voxels * cutout.first.dtype.itemsize <= INLINE_BYTES
+        and request.method == "GET"
+        and not request.query_string
+    )
+
+
+async def _send_small(request: web.Request, match: Match, cutout: Cutout) -> web.Response:
+    """A small answer in one piece, which spares it the machinery of a stream."""
+    (place,), (t,) = cutout.places, cutout.times
+    channel = cutout.first
+    slab = Slab(place, channel.starttime if t is None else t, cutout.box)
+    voxels = await read_small(
+        request.app[STORES].cuboids, slab, dtype=channel.dtype, usage=usage_of(request)
+    )
+    headers = _headers(match, cutout, "raw") | _raw_headers(cutout.shape, channel.dtype)
+    headers["Content-Type"] = RawEncoder.content_type
+    return VoxelResponse(as_voxels(voxels), headers)
+
+
+def _raw_headers(shape: Sequence[int], dtype: np.dtype[Any]) -> dict[str, str]:
+    return {"X-Volume-Shape": ",".join(map(str, shape)), "X-Volume-Dtype": dtype.str}
 
 
 def _check_size(size: int, limit: int) -> None:
@@ -235,8 +268,7 @@ async def _send_stream(
     if encoder.content_encoding is not None:
         headers["Content-Encoding"] = encoder.content_encoding
     if match.service == "raw":
-        headers["X-Volume-Shape"] = ",".join(map(str, layout.shape))
-        headers["X-Volume-Dtype"] = layout.dtype.str
+        headers |= _raw_headers(layout.shape, layout.dtype)
     slabs = list(
         plan_answer(
             cutout.places, cutout.times, cutout.box, cuboid_zyx=cutout.level.cuboid_zyx, dtype=dtype
@@ -244,12 +276,6 @@ async def _send_stream(
     )
     usage = usage_of(request)
     store = request.app[STORES].cuboids
-    plain = not encoder.cpu and transform.is_identity and request.method == "GET"
-    if plain and len(slabs) == 1 and layout.nbytes <= INLINE_BYTES:
-        # In one piece, which spares it the machinery of a stream.
-        body = as_voxels(await read_small(store, slabs[0], dtype=dtype, usage=usage))
-        headers["Content-Type"] = encoder.content_type
-        return VoxelResponse(body, headers)
     voxels = stream_slabs(store, slabs, dtype=dtype, usage=usage)
     pieces = _encoded(encoder, voxels, transform)
     async with request.app[MEMORY].hold(_buffer_bytes(slabs, dtype)):
