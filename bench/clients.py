@@ -135,12 +135,11 @@ def raw_sender(size: int) -> Iterator[Server]:
 
 
 @contextmanager
-def http_server(size: int) -> Iterator[Server]:
-    """An aiohttp handler that sends bytes from RAM."""
+def http_server(size: int, *, quiet: bool = False) -> Iterator[Server]:
+    """An aiohttp handler that sends bytes from RAM; `quiet`: without an access log."""
     port = free_port()
-    with _running(
-        [sys.executable, "-m", "bench.http_server", str(port), str(size)], port
-    ) as server:
+    command = [sys.executable, "-m", "bench.http_server", str(port), str(size)]
+    with _running([*command, *["quiet"] * quiet], port) as server:
         yield server
 
 
@@ -148,13 +147,24 @@ def http_server(size: int) -> Iterator[Server]:
 def _running(
     command: list[str], port: int, environ: dict[str, str] | None = None
 ) -> Iterator[Server]:
-    process = subprocess.Popen(  # noqa: S603 - the commands above
-        command, env={**os.environ, **(environ or {})}, stdout=subprocess.DEVNULL
-    )
-    try:
-        _wait_for(port, process)
-        yield Server(port, process.pid)
-    finally:
+    # A file for all of them: what a log line costs is not to depend on who reads it.
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(  # noqa: S603 - the commands above
+            command, env={**os.environ, **(environ or {})}, stdout=log, stderr=log
+        )
+        try:
+            _wait_for(port, process)
+            yield Server(port, process.pid)
+        except BaseException:
+            log.seek(0)
+            sys.stderr.write(log.read()[-4000:].decode(errors="replace"))
+            raise
+        finally:
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
         process.terminate()
         try:
             process.wait(30)

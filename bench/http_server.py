@@ -1,5 +1,9 @@
-"""An aiohttp handler that sends bytes from RAM. ``python -m bench.http_server PORT SIZE``."""
+"""An aiohttp handler that sends bytes from RAM. ``python -m bench.http_server PORT SIZE [quiet]``.
 
+On uvloop and with an access log, as the gateway; `quiet` leaves the log out.
+"""
+
+import logging
 import sys
 
 import uvloop
@@ -16,8 +20,10 @@ def main() -> None:
 
     app = web.Application()
     app.router.add_get("/{path:.*}", answer)
+    logging.basicConfig(level=logging.INFO)
+    log = None if sys.argv[3:] == ["quiet"] else logging.getLogger("aiohttp.access")
     web.run_app(
-        app, host="127.0.0.1", port=port, loop=uvloop.new_event_loop(), print=None, access_log=None
+        app, host="127.0.0.1", port=port, loop=uvloop.new_event_loop(), print=None, access_log=log
     )
 
 

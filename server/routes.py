@@ -23,18 +23,19 @@ _NEVER_POSTED = "/sd/{token}/[{channels}/]{zip|jpeg|diff|xy|xz|yz|id|ids}/{rest}
 
 # fmt: off
 ROUTES = (
+    Route("GET", _INFO, info.read_info, "A project, its dataset and channels as JSON.", aliases=("/{token}/info/",), challenge=True),
+    Route("GET", _PROJINFO, info.read_projinfo, "A project, its dataset and channels as HDF5.", challenge=True),
+    # -- voxels, near the top because they are asked for most; `info` tolerates what looks like them
+    Route("GET", _BOX, cutout.read_cutout, "A box of one or more channels."),
+    Route("POST", _POST_BOX, cutout.write_cutout, "Write a box; the answer comes when it is on disk."),
+    Route("GET", _PLANE, slices.read_slice, "A plane of one channel as PNG."),
     # -- volumes
     Route("GET", "/sd/public_tokens/", project.public_tokens, "Names of the public tokens.", aliases=("/public_tokens/",)),
     Route("GET", "/sd/public_datasets/", project.public_datasets, "Names of the public datasets."),
-    Route("GET", _INFO, info.read_info, "A project, its dataset and channels as JSON.", aliases=("/{token}/info/",), challenge=True),
-    Route("GET", _PROJINFO, info.read_projinfo, "A project, its dataset and channels as HDF5.", challenge=True),
     Route("GET", "/sd/{token}/chaninfo/", info.read_channel_info, "The channels of a project as JSON."),
     Route("GET", "/sd/{token}/volume.vikingxml", info.read_viking_xml, "The volume as the viewer Viking wants it."),
     Route("GET", f"/sd{_RESERVE}", info.reserve_ids, "Reserve object ids: [first, count].", aliases=(_RESERVE,)),
     Route("POST", f"/sd{_RESERVE}", info.reserve_ids, "Reserve object ids: [first, count].", aliases=(_RESERVE,)),
-    Route("GET", _BOX, cutout.read_cutout, "A box of one or more channels."),
-    Route("POST", _POST_BOX, cutout.write_cutout, "Write a box; the answer comes when it is on disk."),
-    Route("GET", _PLANE, slices.read_slice, "A plane of one channel as PNG."),
     Route("POST", _NEVER_POSTED, refusal.refuse_post, "Refused: these services are for reading.", refuses=True),
     # -- resources
     Route("GET", "/resource/dataset/", project.list_datasets, "Names of the datasets that the caller may see."),

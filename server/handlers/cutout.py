@@ -206,6 +206,8 @@ def _check_size(size: int, limit: int) -> None:
 
 def _check_same_type(cutout: Cutout, service: str) -> None:
     """Bodies with a channel axis have one type; HDF5 may mix them and has no zero channel."""
+    if len(cutout.places) == 1:
+        return
     for name, place in zip(cutout.names, cutout.places, strict=True):
         if service == _HDF5:
             if place is None:

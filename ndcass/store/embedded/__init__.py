@@ -3,6 +3,7 @@
 ::
 
     ndcass-store.json    what this folder is, and of which version
+    catalog.token        changes whenever the names do
     catalog.sqlite       names, users, jobs, annotation objects, the label index
     index.lmdb           where each cuboid is
     segments/            the cuboids
@@ -29,11 +30,13 @@ from ndcass.store.embedded.labels import EmbeddedLabels
 from ndcass.store.embedded.objects import EmbeddedObjects
 from ndcass.store.embedded.segments import store_error, sync_folder
 from ndcass.store.embedded.sqlite import Database
+from ndcass.store.embedded.token import ChangeToken
 
 FORMAT = "ndcass embedded"
 FORMAT_VERSION = 1
 MARKER_NAME = "ndcass-store.json"
 DATABASE_NAME = "catalog.sqlite"
+TOKEN_NAME = "catalog.token"  # noqa: S105 - a file's name
 
 # With less the next large write would fail half-way: a body of the usual limit and its copy.
 FREE_FLOOR_BYTES = 256 << 20
@@ -55,6 +58,7 @@ class EmbeddedStores:
         self,
         folder: Path,
         database: Database,
+        token: ChangeToken,
         cuboids: EmbeddedCuboids,
         *,
         now_s: Callable[[], float] = time.time,
@@ -63,7 +67,7 @@ class EmbeddedStores:
         self._database = database
         self.cuboids = cuboids
         self.jobs = EmbeddedJobs(database, now_s=now_s)
-        self.catalog = EmbeddedCatalog(database, self.jobs)
+        self.catalog = EmbeddedCatalog(database, self.jobs, token)
         self.objects = EmbeddedObjects(database)
         self.labels = EmbeddedLabels(database)
 
@@ -123,9 +127,10 @@ def _open(folder: Path, now_s: Callable[[], float]) -> EmbeddedStores:
             _check_marker(folder)
             database = Database.open(folder / DATABASE_NAME)
             undo.callback(database.close)
+            token = ChangeToken.open(folder / TOKEN_NAME)
             cuboids = EmbeddedCuboids.open(folder)
             undo.pop_all()
-            return EmbeddedStores(folder, database, cuboids, now_s=now_s)
+            return EmbeddedStores(folder, database, token, cuboids, now_s=now_s)
     except OSError as error:
         raise store_error(error) from error
 

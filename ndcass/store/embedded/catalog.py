@@ -10,6 +10,7 @@ objects, labels) leaves the version alone.
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -18,11 +19,15 @@ from ndcass.model import Channel, Dataset, Project, Token, TokenView, User
 from ndcass.store.base import DELETE_JOB
 from ndcass.store.embedded.jobs import EmbeddedJobs
 from ndcass.store.embedded.sqlite import Database, json_text, signed, unsigned
+from ndcass.store.embedded.token import ChangeToken
 
 T = TypeVar("T")
 
 # Answers kept: a few KB each at most, and one token is asked for again and again.
 CACHE_ENTRIES = 4096
+# A process that dies between its commit and the token leaves others with what was before. Nobody
+# was told of that commit, and after this time they ask the database all the same.
+BELIEVED_S = 1.0
 MAX_OBJECT_ID = (1 << 64) - 1
 # A name may come straight from a URL; an error does not repeat more of it than this.
 _SHOWN = 80
@@ -36,11 +41,15 @@ _Row = tuple[Any, ...]  # what its columns hold stands in the statement
 class EmbeddedCatalog:
     """The `Catalog` on a database file."""
 
-    def __init__(self, database: Database, jobs: EmbeddedJobs) -> None:
+    def __init__(self, database: Database, jobs: EmbeddedJobs, token: ChangeToken) -> None:
         self._database = database
         self._jobs = jobs
+        self._token = token
         self._cache: dict[Hashable, object] = {}
         self._cache_version = 0
+        # The token under which the cache was last found current, and how long that is believed.
+        self._checked_token = b""
+        self._checked_until_s = 0.0
 
     # -- datasets
 
@@ -254,6 +263,8 @@ class EmbeddedCatalog:
 
     async def is_live(self, channel_id: int) -> bool:
         """As `Catalog.is_live`; without a change of thread when nothing changed."""
+        # Asks the database itself: a write is about to be acknowledged.
+        self._checked_until_s = 0.0
         return await self._cached(("live", channel_id), lambda db: _is_live(db, channel_id))
 
     async def user_of_key(self, key_hash: bytes) -> User | None:
@@ -353,16 +364,17 @@ class EmbeddedCatalog:
         def change(db: sqlite3.Connection) -> T:
             result = func(db)
             db.execute("UPDATE catalog_version SET version = version + 1")
+            self._token.renew()
             return result
 
-        return await self._database.write(change)
+        return await self._database.write(change, committed=self._token.renew)
 
     async def _rows(self, select: str, *values: str | None) -> list[_Row]:
         return await self._database.read(lambda db: db.execute(select, values).fetchall())
 
     async def _cached(self, key: Hashable, query: Callable[[sqlite3.Connection], T]) -> T:
         """The answer of the cache if the catalogue has not changed since, else of the database."""
-        if self._database.peek(_VERSION) == self._cache_version and key in self._cache:
+        if key in self._cache and self._is_current():
             return cast(T, self._cache[key])
         version, answer = await self._database.read(
             # One snapshot: the answer is of exactly this version.
@@ -376,6 +388,16 @@ class EmbeddedCatalog:
                 del self._cache[next(iter(self._cache))]
             self._cache[key] = answer
         return answer
+
+    def _is_current(self) -> bool:
+        """Whether the catalogue is still the one that the cache is of."""
+        token, now_s = self._token.value(), time.monotonic()
+        if token == self._checked_token and now_s < self._checked_until_s:
+            return True
+        if self._database.peek(_VERSION) != self._cache_version:
+            return False
+        self._checked_token, self._checked_until_s = token, now_s + BELIEVED_S
+        return True
 
 
 # -- what a transaction asks

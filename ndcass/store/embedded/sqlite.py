@@ -190,10 +190,18 @@ class Database:
         """`func` in one transaction: all that it reads is of one moment."""
         return await run_cpu(self._transact, "BEGIN", func)
 
-    async def write(self, func: Callable[[sqlite3.Connection], T]) -> T:
-        """`func` in one transaction that is durable when this returns; undone if it raises."""
+    async def write(
+        self,
+        func: Callable[[sqlite3.Connection], T],
+        *,
+        committed: Callable[[], None] = lambda: None,
+    ) -> T:
+        """`func` in one transaction that is durable when this returns; undone if it raises.
+
+        `committed` is called behind the commit, also if the caller is cancelled meanwhile.
+        """
         async with self._writing:
-            return await run_cpu(self._transact, "BEGIN IMMEDIATE", func)
+            return await run_cpu(self._transact, "BEGIN IMMEDIATE", func, committed)
 
     def peek(self, select: str) -> int | None:
         """One number, asked on the calling thread; None if it cannot be had without waiting.
@@ -219,13 +227,19 @@ class Database:
             for connection in (self._watcher, *idle):
                 connection.close()
 
-    def _transact(self, begin: str, func: Callable[[sqlite3.Connection], T]) -> T:
+    def _transact(
+        self,
+        begin: str,
+        func: Callable[[sqlite3.Connection], T],
+        committed: Callable[[], None] = lambda: None,
+    ) -> T:
         with sqlite_errors():
             connection = self._take()
             try:
                 connection.execute(begin)
                 result = func(connection)
                 connection.execute("COMMIT")
+                committed()
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     connection.rollback()  # does nothing if the failure undid it all already

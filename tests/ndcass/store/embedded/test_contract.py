@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from ndcass.store.base import Stores
-from ndcass.store.embedded import DATABASE_NAME, EmbeddedStores, open_embedded
+from ndcass.store.embedded import DATABASE_NAME, TOKEN_NAME, EmbeddedStores, open_embedded
 from ndcass.store.embedded import cuboids as embedded_cuboids
 from ndcass.store.embedded.cuboids import EmbeddedCuboids
 from ndcass.store.embedded.sqlite import Database
+from ndcass.store.embedded.token import ChangeToken
 from tests import store_contract as contract
 
 
@@ -38,7 +39,8 @@ class TestCuboidsInSmallSegments(contract.CuboidContract):
         monkeypatch.setattr(embedded_cuboids, "REDO_BYTES", 0)
         database = Database.open(tmp_path / DATABASE_NAME)
         cuboids = EmbeddedCuboids.open(tmp_path, segment_bytes=8 << 10)
-        opened = EmbeddedStores(tmp_path, database, cuboids)
+        token = ChangeToken.open(tmp_path / TOKEN_NAME)
+        opened = EmbeddedStores(tmp_path, database, token, cuboids)
         yield opened
         await opened.close()
 
