@@ -118,7 +118,8 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
 
 
 def random_voxels(shape: Any = SHAPE, dtype: str = "u1", seed: int = 0) -> Voxels:
-    return np.random.default_rng(seed).integers(0, 200, shape).astype(dtype)
+    voxels: Voxels = np.random.default_rng(seed).integers(0, 200, shape).astype(dtype)
+    return voxels
 
 
 def npz(array: Voxels) -> bytes:
