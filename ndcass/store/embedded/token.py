@@ -2,8 +2,8 @@
 
 Asking SQLite whether its catalogue changed takes locks and system calls; looking at mapped memory
 takes neither. Whoever changes the catalogue renews the token inside the transaction, so that
-nothing read before is taken for current any more, and again when it is committed, so that what was read
-meanwhile is not either. Values are random: none comes twice.
+nothing read before is taken for current any more, and again when it is committed, so that what was
+read meanwhile is not either. Values are random: none comes twice.
 """
 
 import mmap
