@@ -54,6 +54,7 @@ layers: $(STAMP)
 check: lint types layers
 
 bench: $(STAMP)
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-columns=median,ops --benchmark-sort=name
 	$(BIN)/python -m bench.end_to_end --output build/bench.json
 
 cluster-up cluster-down:
