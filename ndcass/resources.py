@@ -73,7 +73,7 @@ async def update_dataset(stores: Stores, name: str, body: Body, *, caller: User 
         for project in await stores.catalog.projects(name):
             for channel in await stores.catalog.channels(project.name):
                 await _check_empty(stores.cuboids, channel, FIXED_GEOMETRY)
-    await stores.catalog.update_dataset(changed)
+    await stores.catalog.update_dataset(changed, expected=dataset)
     return changed
 
 
@@ -129,7 +129,7 @@ async def update_project(
     project = (await open_chain(catalog, dataset, name)).project
     _check_owner(caller, project.user)
     changed = project.changed(body)
-    await catalog.update_project(changed)
+    await catalog.update_project(changed, expected=project)
     return changed
 
 
@@ -188,7 +188,7 @@ async def update_channel(
         )
     if _differ(channel, changed, FIXED_TYPE):
         await _check_empty(stores.cuboids, channel, FIXED_TYPE)
-    await stores.catalog.update_channel(changed)
+    await stores.catalog.update_channel(changed, expected=channel)
     return changed
 
 
@@ -245,7 +245,7 @@ async def update_token(
     token = await _token_of(catalog, dataset, project, name)
     _check_owner(caller, token.user, chain.project.user)
     changed = token.changed(body)
-    await catalog.update_token(changed)
+    await catalog.update_token(changed, expected=token)
     return changed
 
 

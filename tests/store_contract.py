@@ -698,6 +698,28 @@ class CatalogContract(Contract):
         assert (view.dataset.public, view.project.public, view.token.public) == (1, 1, 1)
         assert view.channels == (dataclasses.replace(stored, readonly=1),)
 
+    async def test_an_update_of_what_was_changed_meanwhile_is_refused(self, filled: Stores) -> None:
+        catalog = filled.catalog
+        stored = await catalog.create_channel(channel())
+        one = dataclasses.replace(stored, readonly=1)
+        other = dataclasses.replace(stored, channel_description="mine")
+        await catalog.update_channel(one, expected=stored)
+        old_dataset, old_project = await catalog.dataset("brain"), await catalog.project("proj")
+        old_token = await catalog.token("tok")
+        await catalog.update_dataset(dataclasses.replace(old_dataset, public=1))
+        await catalog.update_project(dataclasses.replace(old_project, public=1))
+        await catalog.update_token(dataclasses.replace(old_token, public=1))
+        for refused in (
+            catalog.update_channel(other, expected=stored),
+            catalog.update_dataset(old_dataset, expected=old_dataset),
+            catalog.update_project(old_project, expected=old_project),
+            catalog.update_token(old_token, expected=old_token),
+        ):
+            with pytest.raises(Conflict, match="meanwhile"):
+                await refused
+        assert await catalog.channel("proj", "em") == one
+        assert (await catalog.dataset("brain")).public == 1
+
     async def test_a_project_has_one_default_channel(self, filled: Stores) -> None:
         catalog = filled.catalog
         await catalog.create_project(project("two"))

@@ -227,8 +227,12 @@ class Catalog(Protocol):
     async def datasets(self) -> Sequence[Dataset]:
         """All, by name."""
 
-    async def update_dataset(self, dataset: Dataset) -> None:
-        """Replace the one of that name; NotFound."""
+    async def update_dataset(self, dataset: Dataset, *, expected: Dataset | None = None) -> None:
+        """Replace the one of that name; NotFound.
+
+        With `expected` only if that is what is stored, else Conflict: so two who change different
+        fields do not undo each other. The other updates likewise.
+        """
 
     async def delete_dataset(self, name: str) -> None:
         """With its projects, tokens and channels; NotFound. See `delete_channel`."""
@@ -240,7 +244,9 @@ class Catalog(Protocol):
 
     async def projects(self, dataset: str | None = None) -> Sequence[Project]: ...
 
-    async def update_project(self, project: Project) -> None: ...
+    async def update_project(
+        self, project: Project, *, expected: Project | None = None
+    ) -> None: ...
 
     async def delete_project(self, name: str) -> None: ...
 
@@ -254,7 +260,7 @@ class Catalog(Protocol):
 
     async def channels(self, project: str) -> Sequence[Channel]: ...
 
-    async def update_channel(self, channel: Channel) -> None:
+    async def update_channel(self, channel: Channel, *, expected: Channel | None = None) -> None:
         """Replace the one of that id; a new default unflags the former one."""
 
     async def delete_channel(self, project: str, name: str) -> None:
@@ -269,7 +275,7 @@ class Catalog(Protocol):
 
     async def tokens(self, project: str | None = None) -> Sequence[Token]: ...
 
-    async def update_token(self, token: Token) -> None: ...
+    async def update_token(self, token: Token, *, expected: Token | None = None) -> None: ...
 
     async def delete_token(self, name: str) -> None: ...
 

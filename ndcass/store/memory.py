@@ -21,7 +21,7 @@ from ndcass import codec
 from ndcass.concurrency import run_cpu
 from ndcass.errors import AlreadyExists, Conflict, CorruptValue, InvalidRequest, NotFound
 from ndcass.merge import CuboidRow, WriteOp, is_blank, without_negative_zeros
-from ndcass.model import Channel, Dataset, Project, Token, TokenView, User
+from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, User
 from ndcass.store.base import (
     Comparison,
     CuboidAddress,
@@ -328,9 +328,9 @@ class MemoryCatalog:
         """As `Catalog.datasets`."""
         return _by_name(self._datasets)
 
-    async def update_dataset(self, dataset: Dataset) -> None:
+    async def update_dataset(self, dataset: Dataset, *, expected: Dataset | None = None) -> None:
         """As `Catalog.update_dataset`."""
-        _known(self._datasets, dataset.name, "dataset")
+        _refuse_changed(_known(self._datasets, dataset.name, "dataset"), expected)
         self._datasets[dataset.name] = dataset
 
     async def delete_dataset(self, name: str) -> None:
@@ -354,9 +354,9 @@ class MemoryCatalog:
         """All projects or those of a dataset, by name."""
         return [p for p in _by_name(self._projects) if dataset is None or p.dataset == dataset]
 
-    async def update_project(self, project: Project) -> None:
+    async def update_project(self, project: Project, *, expected: Project | None = None) -> None:
         """Replace the one of that name; NotFound."""
-        _known(self._projects, project.name, "project")
+        _refuse_changed(_known(self._projects, project.name, "project"), expected)
         _known(self._datasets, project.dataset, "dataset")
         self._projects[project.name] = project
 
@@ -390,10 +390,11 @@ class MemoryCatalog:
         mine = (c for c in self._channels.values() if c.project == project)
         return sorted(mine, key=lambda channel: channel.name)
 
-    async def update_channel(self, channel: Channel) -> None:
+    async def update_channel(self, channel: Channel, *, expected: Channel | None = None) -> None:
         """As `Catalog.update_channel`."""
         if channel.id not in self._channels:
             raise NotFound(f"there is no channel {channel.name}")
+        _refuse_changed(self._channels[channel.id], expected)
         namesake = self._find_channel(channel.project, channel.name)
         taken = namesake is not None and namesake.id != channel.id
         _refuse_taken(taken, "channel", channel.name)
@@ -438,9 +439,9 @@ class MemoryCatalog:
         """All tokens or those of a project, by name."""
         return [t for t in _by_name(self._tokens) if project is None or t.project == project]
 
-    async def update_token(self, token: Token) -> None:
+    async def update_token(self, token: Token, *, expected: Token | None = None) -> None:
         """Replace the one of that name; NotFound."""
-        _known(self._tokens, token.name, "token")
+        _refuse_changed(_known(self._tokens, token.name, "token"), expected)
         _known(self._projects, token.project, "project")
         self._tokens[token.name] = token
 
@@ -631,6 +632,11 @@ def _known(things: Mapping[K, T], key: K, kind: str) -> T:
     if key not in things:
         raise NotFound(f"there is no {kind} {key}")
     return things[key]
+
+
+def _refuse_changed(stored: Resource, expected: Resource | None) -> None:
+    if expected is not None and stored != expected:
+        raise Conflict(f"{stored.name} was changed meanwhile: read it again")
 
 
 def _refuse_taken(taken: bool, kind: str, name: str) -> None:

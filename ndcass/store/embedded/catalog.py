@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar, cast
 
 from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
-from ndcass.model import Channel, Dataset, Project, Token, TokenView, User
+from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, User
 from ndcass.store.base import DELETE_JOB
 from ndcass.store.embedded.jobs import EmbeddedJobs
 from ndcass.store.embedded.sqlite import Database, json_text, signed, unsigned
@@ -72,11 +72,11 @@ class EmbeddedCatalog:
         rows = await self._rows("SELECT fields FROM datasets ORDER BY name")
         return [Dataset(**json.loads(fields)) for (fields,) in rows]
 
-    async def update_dataset(self, dataset: Dataset) -> None:
+    async def update_dataset(self, dataset: Dataset, *, expected: Dataset | None = None) -> None:
         """As `Catalog.update_dataset`."""
 
         def update(db: sqlite3.Connection) -> None:
-            _known(db, "dataset", dataset.name)
+            _refuse_changed(_dataset(db, dataset.name), expected)
             values = (dataset.user, json_text(dataset.to_json()), dataset.name)
             db.execute("UPDATE datasets SET user_id = ?, fields = ? WHERE name = ?", values)
 
@@ -123,11 +123,11 @@ class EmbeddedCatalog:
         )
         return [Project(**json.loads(fields)) for (fields,) in rows]
 
-    async def update_project(self, project: Project) -> None:
+    async def update_project(self, project: Project, *, expected: Project | None = None) -> None:
         """Replace the one of that name; NotFound."""
 
         def update(db: sqlite3.Connection) -> None:
-            _known(db, "project", project.name)
+            _refuse_changed(_project(db, project.name), expected)
             _known(db, "dataset", project.dataset)
             values = (project.dataset, project.user, json_text(project.to_json()), project.name)
             db.execute(
@@ -175,12 +175,13 @@ class EmbeddedCatalog:
         """Those of a project, by name."""
         return await self._database.read(lambda db: _channels(db, project))
 
-    async def update_channel(self, channel: Channel) -> None:
+    async def update_channel(self, channel: Channel, *, expected: Channel | None = None) -> None:
         """As `Catalog.update_channel`."""
 
         def update(db: sqlite3.Connection) -> None:
             if not _is_live(db, channel.id):
                 raise NotFound(f"there is no channel {channel.name}")
+            _refuse_changed(_channel_of_id(db, channel.id), expected)
             _known(db, "project", channel.project)
             _refuse_namesake(db, channel, own_id=channel.id)
             _clear_default_for(db, channel)
@@ -233,11 +234,11 @@ class EmbeddedCatalog:
         )
         return [Token(**json.loads(fields)) for (fields,) in rows]
 
-    async def update_token(self, token: Token) -> None:
+    async def update_token(self, token: Token, *, expected: Token | None = None) -> None:
         """Replace the one of that name; NotFound."""
 
         def update(db: sqlite3.Connection) -> None:
-            _known(db, "token", token.name)
+            _refuse_changed(_token(db, token.name), expected)
             _known(db, "project", token.project)
             values = (token.project, token.user, json_text(token.to_json()), token.name)
             db.execute(
@@ -435,6 +436,11 @@ def _refuse_taken(db: sqlite3.Connection, kind: str, name: str) -> None:
         raise AlreadyExists(f"there already is a {kind} {name[:_SHOWN]}")
 
 
+def _refuse_changed(stored: Resource, expected: Resource | None) -> None:
+    if expected is not None and stored != expected:
+        raise Conflict(f"{stored.name} was changed meanwhile: read it again")
+
+
 def _dataset(db: sqlite3.Connection, name: str) -> Dataset:
     return Dataset(**json.loads(_known(db, "dataset", name)[0]))
 
@@ -460,6 +466,10 @@ def _channels(db: sqlite3.Connection, project: str) -> list[Channel]:
     except UnicodeEncodeError:
         return []  # there is no such project
     return [_as_channel(row) for row in rows]
+
+
+def _channel_of_id(db: sqlite3.Connection, channel_id: int) -> Channel:
+    return _as_channel(db.execute(f"{_CHANNEL} WHERE id = ?", (channel_id,)).fetchone())
 
 
 def _known_channel(db: sqlite3.Connection, project: str, name: str) -> Channel:
