@@ -133,16 +133,17 @@ async def test_changes_of_another_process_are_seen_at_once(
     changer = context.Process(target=_change_on_demand, args=(str(tmp_path), theirs), daemon=True)
     changer.start()
     theirs.close()  # so that its end shows if it dies
+    assert await stores.catalog.is_live(channel.id)
     ours.send(30)
     for _ in range(30):
-        assert await stores.catalog.is_live(channel.id)
-        assert await stores.catalog.user_of_key(KEY)
         number = await received(ours)
         [seen] = (await stores.catalog.token_view("tok")).channels
         assert seen.name == f"c{number}"
         assert not await stores.catalog.is_live(channel.id)
         channel = seen
-        ours.send("go on")
+        assert await stores.catalog.is_live(channel.id)
+        assert await stores.catalog.user_of_key(KEY)
+        ours.send("go on")  # from here on the channel may be gone at any moment
     assert await received(ours) == "revoked"
     assert await stores.catalog.user_of_key(KEY) is None
     await asyncio.to_thread(changer.join, 60)
