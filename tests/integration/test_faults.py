@@ -180,3 +180,25 @@ def test_a_client_that_vanishes_gives_its_memory_back(tmp_path: Path) -> None:
             time.sleep(0.2)
         grown = psutil.Process(running.process.pid).memory_info().rss - before
         assert grown < 64 << 20
+
+
+def test_a_slow_client_gets_every_voxel_while_others_are_answered(tmp_path: Path) -> None:
+    # The gateway's buffers take turns: one that was refilled before it was sent would show here.
+    voxels = random_voxels(3)
+    with gateway(tmp_path / "data") as running:
+        running.create_channel(size_zyx=SIZE)
+        assert post(running, raw_path(WHOLE), voxels, write="replace")[0] == 200
+        port = int(running.url.rsplit(":", 1)[1])
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", port))
+            head = f"GET {raw_path(WHOLE)} HTTP/1.1\r\nHost: x\r\nAuthorization: Token {KEY}\r\n"
+            connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+            received = bytearray()
+            while chunk := connection.recv(1 << 16):
+                received += chunk
+                if len(received) % 37 == 0:
+                    time.sleep(0.002)
+                    assert running.request("GET", "/healthz").status_code == 200
+        _, _, body = bytes(received).partition(b"\r\n\r\n")
+        assert body == voxels.tobytes()
