@@ -12,8 +12,10 @@ from ndcass.errors import InvalidOption, InvalidRequest
 from ndcass.geometry import Box, Zyx
 from ndcass.merge import WriteOp
 
-# Longer numbers are nonsense; without a bound, reading them would take time.
-_NUMBER = r"([0-9]{1,19})"
+# Longer numbers are nonsense; without a bound, reading them would take time. Zeros before them do
+# not count; they are given back to no other part of a pattern, so that a mismatch is found at once.
+_ZEROS = r"(?:0(?=[0-9]))*+"
+_NUMBER = rf"{_ZEROS}([0-9]{{1,19}})"
 _VOLUME = re.compile(
     rf"{_NUMBER}/{_NUMBER},{_NUMBER}/{_NUMBER},{_NUMBER}/{_NUMBER},{_NUMBER}(.*)\Z", re.DOTALL
 )
@@ -28,15 +30,16 @@ _PLANES = {
         rf"{_NUMBER}/{_NUMBER}/{_NUMBER},{_NUMBER}/{_NUMBER},{_NUMBER}(/.*)\Z", re.DOTALL
     ),
 }
-_TIME_RANGE = re.compile(rf"/{_NUMBER},{_NUMBER}/")
+# Of any length: what is too long here is refused, not taken for something else.
+_TIME_RANGE = re.compile(r"/([0-9]++),([0-9]++)/")
 _ONLY_TIME = re.compile(r"/[0-9,]+/?")
-_TIMESTEP = re.compile(rf"/{_NUMBER}(?:/|\Z)")
+_TIMESTEP = re.compile(r"/([0-9]++)(?:/|\Z)")
 _WINDOW = re.compile(r"/window/([^/]*)/")
 _FILTER = re.compile(r"/filter/([^/]*)/")
 _BOUNDS = re.compile(r"(-?[0-9]{1,19}(?:\.[0-9]{0,19})?),(-?[0-9]{1,19}(?:\.[0-9]{0,19})?)\Z")
-_IDS = re.compile(r"[0-9]{1,20}(?:,[0-9]{1,20})*\Z")
-# Ids in one filter: more than a URL line holds.
+_IDS = re.compile(rf"{_ZEROS}[0-9]{{1,20}}(?:,{_ZEROS}[0-9]{{1,20}})*\Z")
 MAX_TIMESTEP = (1 << 62) - 1
+_TIMESTEP_DIGITS = len(str(MAX_TIMESTEP))
 
 WRITE_OPS = {
     "merge": WriteOp.MERGE,
@@ -94,9 +97,7 @@ def parse_volume(tail: str) -> VolumeParams:
     level, x0, x1, y0, y1, z0, z1 = map(int, match.groups()[:7])
     rest = match[8]
     time = _TIME_RANGE.match(rest)
-    times = (int(time[1]), int(time[2])) if time else None
-    if times is not None and times[1] > MAX_TIMESTEP:
-        raise InvalidRequest(f"timestep {times[1]} is beyond {MAX_TIMESTEP}")
+    times = (_timestep(time[1]), _timestep(time[2])) if time else None
     return _params(level, Box((z0, y0, x0), (z1, y1, x1)), times, rest)
 
 
@@ -126,10 +127,18 @@ def parse_plane(plane: str, tail: str) -> VolumeParams:
         start, stop = (z0, y0, x), (z1, y1, x + 1)
     rest = match.groups()[-1]
     time = _TIMESTEP.match(rest)
-    times = (int(time[1]), int(time[1]) + 1) if time else None
-    if times is not None and times[1] > MAX_TIMESTEP:
-        raise InvalidRequest(f"timestep {times[0]} is beyond {MAX_TIMESTEP}")
+    times = None
+    if time is not None:
+        t = _timestep(time[1])
+        times = (t, t + 1)
     return _params(level, Box(start, stop), times, rest)
+
+
+def _timestep(digits: str) -> int:
+    significant = digits.lstrip("0") or "0"
+    if len(significant) > _TIMESTEP_DIGITS or int(significant) > MAX_TIMESTEP:
+        raise InvalidRequest(f"timestep {significant[:40]} is beyond {MAX_TIMESTEP}")
+    return int(significant)
 
 
 def _params(level: int, box: Box, times: tuple[int, int] | None, rest: str) -> VolumeParams:
@@ -154,7 +163,7 @@ def _filter(rest: str) -> tuple[int, ...] | None:
         return None
     if not _IDS.match(match[1]):
         raise InvalidRequest(f"filter/{match[1][:80]}/ is not a list of ids")
-    return tuple(int(label) for label in match[1].split(","))
+    return tuple(int(label.lstrip("0") or "0") for label in match[1].split(","))
 
 
 def window_bounds(bounds: tuple[str, str], datatype: str) -> tuple[float, float]:

@@ -25,6 +25,9 @@ BOX = Box((5, 3, 1), (6, 4, 2))
         ("0/1,2/3,4/5,6", None),
         ("0/1,2/3,4/5,6/", None),
         ("00/01,2/3,04/5,6/", None),
+        ("0" * 30 + "/" + "0" * 5000 + "1,2/3,4/5,6/", None),
+        ("0/1,2/3,4/5,6/" + "0" * 5000 + "7,0000000000000000000009/", (7, 9)),
+        ("0/1,2/3,4/5,6/7," + "9" * 30, None),
         ("0/1,2/3,4/5,6/7,9/", (7, 9)),
         ("0/1,2/3,4/5,6/7,9", None),
         ("0/1,2/3,4/5,6/7,9neariso/", None),
@@ -55,6 +58,11 @@ def test_a_time_range_counts_only_behind_the_z_range_and_with_a_slash(
         "0/1,2/3,4/\u0665,6/",
         "0/" + "9" * 10_000_000 + ",2/3,4/5,6/",
         "0/1,2/3,4/5,6/0,9223372036854775807/",
+        "0/1,2/3,4/5,6/0,99999999999999999999/",
+        "0/1,2/3,4/5,6/99999999999999999999,1/",
+        "0/1,2/3,4/5,6/0," + "9" * 10_000_000 + "/",
+        "0/" + "0" * 10_000_000 + "x",
+        "0/1,2/3,4/5,6/filter/100000000000000000000000/",
         "0/1,2/3,4/5,6/window/a,b/",
         "0/1,2/3,4/5,6/window/1/",
         "0/1,2/3,4/5,6/filter/a/",
@@ -99,6 +107,17 @@ def test_a_plane_needs_its_slash() -> None:
 def test_the_timestep_of_a_plane_needs_no_slash(tail: str, t: int | None) -> None:
     times = parse_plane("xy", f"0/1,2/3,5/7/{tail}").times
     assert times == (None if t is None else (t, t + 1))
+
+
+@pytest.mark.parametrize("t", ["9" * 20, "9" * 10_000_000, "4611686018427387904"], ids=len)
+def test_a_timestep_that_is_too_large_is_refused(t: str) -> None:
+    with pytest.raises(InvalidRequest, match="beyond"):
+        parse_plane("xy", f"0/1,2/3,5/7/{t}/")
+
+
+def test_zeros_before_the_ids_of_a_filter_do_not_count() -> None:
+    zeros = "0" * 5000
+    assert parse_volume(f"0/1,2/3,4/5,6/filter/{zeros}7,{zeros}/").filter_ids == (7, 0)
 
 
 def test_windows_of_integer_channels_have_whole_bounds() -> None:
