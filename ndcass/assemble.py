@@ -15,19 +15,18 @@ from ndcass.geometry import Zyx
 from ndcass.merge import Cuboid, CuboidRow, Exceptions, WriteOp, merge_rows
 from ndcass.plan import Part
 
-# What was read of one cuboid: its share of the box, its address and its rows in order.
-Found = tuple[Part, tuple[int, ...], tuple[CuboidRow, ...]]
+# What was read of one cuboid: its share of a box, its address, its rows in order, and the box.
+Found = tuple[Part, tuple[int, ...], tuple[CuboidRow, ...], npt.NDArray[Any]]
 
 
-def assemble(found: Iterable[Found], out: npt.NDArray[Any], *, cuboid_zyx: Zyx) -> None:
-    """Copy the shares of some cuboids into a box.
+def assemble(found: Iterable[Found], *, cuboid_zyx: Zyx) -> None:
+    """Copy the shares of some cuboids into their boxes.
 
     Parameters
     ----------
-    found : iterable of (Part, address, rows)
-        Rows of one cuboid, in the order of their ids; none means zeros.
-    out : ndarray, order z, y, x
-        Writable, of the box's shape. Where no cuboid was found it is left alone: clear it before.
+    found : iterable of (Part, address, rows, out)
+        Rows of one cuboid, in the order of their ids; `out` is a writable array of the box's shape,
+        order z, y, x. Where no cuboid was found it is left alone: clear it.
     cuboid_zyx : tuple of int
 
     Raises
@@ -35,7 +34,7 @@ def assemble(found: Iterable[Found], out: npt.NDArray[Any], *, cuboid_zyx: Zyx) 
     CorruptValue
         Naming the cuboid, if a payload does not fit its checksum. `out` is then not to be used.
     """
-    for part, address, rows in found:
+    for part, address, rows, out in found:
         copy_part(part, address, rows, out, cuboid_zyx=cuboid_zyx)
 
 

@@ -6,8 +6,9 @@ visible together. Boxes here are stored boxes, counted from zero (`Level.stored_
 """
 
 import contextlib
+import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -40,10 +41,14 @@ SLAB_BYTES = 4 << 20
 # A read of at most this much is decoded on the event loop, if it blocks on no disk: a change of
 # thread costs more than the copy.
 INLINE_BYTES = 1 << 20
+INLINE_CUBOIDS = 64
+# Slabs that are read in one go at most.
+SLABS_TOGETHER = 256
 # The least that is worth another thread when a box is read at once.
 THREAD_BYTES = 2 << 20
 # Voxels that are encoded in one go.
 ENCODE_BYTES = 8 << 20
+ENCODE_CUBOIDS = 512
 # Above this, a layer of a posted box is written before the next is received: two would be too much.
 DOUBLE_BUFFER_BYTES = 64 << 20
 
@@ -126,33 +131,67 @@ def plan_answer(
 
 
 async def stream_slabs(
-    store: CuboidStore, slabs: Sequence[Slab], *, dtype: np.dtype[Any], usage: Usage
+    store: CuboidStore, slabs: Iterable[Slab], *, dtype: np.dtype[Any], usage: Usage
 ) -> AsyncGenerator[Voxels, None]:
-    """The voxels of some slabs, in order; while one is used the next is read.
+    """The voxels of some slabs, in order, flat; while some are used the next are read.
 
-    An array is only good until the next one is asked for: two buffers take turns.
+    Small slabs come together. An array is only good until the next one is asked for: two buffers
+    take turns.
 
     Raises
     ------
     StoreError
         If a cuboid could not be read.
     """
-    most = max((slab.box.voxels for slab in slabs), default=0)
-    buffers = [np.empty(most, dtype=dtype) for _ in range(min(2, len(slabs)))]
+    buffers = [np.empty(0, dtype=dtype), np.empty(0, dtype=dtype)]
 
-    async def fill(numbered: tuple[int, Slab]) -> Voxels:
-        number, slab = numbered
-        flat = buffers[number % len(buffers)]
-        out = flat[: slab.box.voxels].reshape(slab.box.shape_zyx)
-        await read_slab(store, slab, out, usage=usage)
-        return out
+    async def fill(numbered: tuple[int, list[Slab]]) -> Voxels:
+        number, group = numbered
+        voxels = sum(slab.box.voxels for slab in group)
+        if buffers[number % 2].size < voxels:
+            buffers[number % 2] = np.empty(voxels, dtype=dtype)
+        flat = buffers[number % 2][:voxels]
+        await read_slabs(store, list(_shaped(group, flat)), usage=usage)
+        return flat
 
-    if len(slabs) == 1:  # no task for what most requests are
-        yield await fill((0, slabs[0]))
+    groups = enumerate(_together(slabs, SLAB_BYTES // dtype.itemsize))
+    first = next(groups, None)
+    if first is None:
         return
-    async with contextlib.aclosing(one_ahead(fill, enumerate(slabs))) as filled:
+    second = next(groups, None)
+    if second is None:  # no task for what most requests are
+        yield await fill(first)
+        return
+    numbered = itertools.chain((first, second), groups)
+    async with contextlib.aclosing(one_ahead(fill, numbered)) as filled:
         async for out in filled:
             yield out
+
+
+def _together(slabs: Iterable[Slab], limit_voxels: int) -> Iterator[list[Slab]]:
+    """Slabs that follow each other in groups of about `limit_voxels`.
+
+    A series of many timesteps of a few voxels each would otherwise take a change of thread for
+    each.
+    """
+    group: list[Slab] = []
+    voxels = 0
+    for slab in slabs:
+        if group and (voxels + slab.box.voxels > limit_voxels or len(group) == SLABS_TOGETHER):
+            yield group
+            group, voxels = [], 0
+        group.append(slab)
+        voxels += slab.box.voxels
+    if group:
+        yield group
+
+
+def _shaped(group: Sequence[Slab], flat: Voxels) -> Iterator[tuple[Slab, Voxels]]:
+    """Each slab of a group with its share of a flat array, in its shape."""
+    at = 0
+    for slab in group:
+        yield slab, flat[at : at + slab.box.voxels].reshape(slab.box.shape_zyx)
+        at += slab.box.voxels
 
 
 async def read_small(
@@ -196,38 +235,60 @@ async def read_box(
 
 async def read_slab(store: CuboidStore, slab: Slab, out: Voxels, *, usage: Usage) -> None:
     """Fill `out`, of the slab's shape, with its voxels; where nothing is stored, with zeros."""
-    place = slab.place
-    if place is None:
-        out[...] = 0
-        return
-    parts = plan_parts(slab.box, place.cuboid_zyx)
-    part_of = {place.address(slab.t, part.morton): part for part in parts}
-    addresses = list(part_of)
+    await read_slabs(store, [(slab, out)], usage=usage)
+
+
+# What of a cuboid goes where; the same cuboid may be asked for more than once.
+_Targets = dict[CuboidAddress, list[tuple[Part, Voxels]]]
+
+
+async def read_slabs(
+    store: CuboidStore, slabs: Sequence[tuple[Slab, Voxels]], *, usage: Usage
+) -> None:
+    """Fill the arrays of some slabs of one level, each of its slab's shape."""
+    targets: _Targets = {}
+    cuboid_zyx: Zyx = (0, 0, 0)
+    for slab, out in slabs:
+        if slab.place is None:
+            out[...] = 0
+            continue
+        cuboid_zyx = slab.place.cuboid_zyx
+        for part in plan_parts(slab.box, cuboid_zyx):
+            address = slab.place.address(slab.t, part.morton)
+            targets.setdefault(address, []).append((part, out))
+    if targets:
+        await _fill(store, targets, sum(out.nbytes for _, out in slabs), cuboid_zyx, usage)
+
+
+async def _fill(
+    store: CuboidStore, targets: _Targets, size: int, cuboid_zyx: Zyx, usage: Usage
+) -> None:
+    addresses = list(targets)
     missing = set(addresses)
     began = time.perf_counter()
-    if out.nbytes <= INLINE_BYTES:
+    if size <= INLINE_BYTES and len(addresses) <= INLINE_CUBOIDS:
         found = store.read_now(addresses)
         if found is not None:
             usage.store_s += time.perf_counter() - began
             missing.difference_update(address for address, _ in found)
-            _copy(found, part_of, out, place.cuboid_zyx, usage)
-            _clear(missing, part_of, out)
+            _copy(found, targets, cuboid_zyx, usage)
+            _clear(missing, targets)
             return
     async for batch in store.read(addresses):
         usage.store_s += time.perf_counter() - began
         missing.difference_update(address for address, _ in batch)
-        shares = _shares(batch, out.nbytes)
+        shares = _shares(batch, size)
         if len(shares) == 1:
-            await run_cpu(_copy, batch, part_of, out, place.cuboid_zyx, usage)
+            await run_cpu(_copy, batch, targets, cuboid_zyx, usage)
         else:
             await bounded_map(
-                lambda share: run_cpu(_copy, share, part_of, out, place.cuboid_zyx, usage),
+                lambda share: run_cpu(_copy, share, targets, cuboid_zyx, usage),
                 shares,
                 limit=len(shares),
             )
         began = time.perf_counter()
     if missing:
-        await run_cpu(_clear, missing, part_of, out)
+        await run_cpu(_clear, missing, targets)
 
 
 def _shares(batch: Sequence[StoredCuboid], size: int) -> list[Sequence[StoredCuboid]]:
@@ -237,26 +298,24 @@ def _shares(batch: Sequence[StoredCuboid], size: int) -> list[Sequence[StoredCub
     return [batch[at : at + step] for at in range(0, len(batch), step)]
 
 
-def _copy(
-    batch: Sequence[StoredCuboid],
-    part_of: dict[CuboidAddress, Part],
-    out: Voxels,
-    cuboid_zyx: Zyx,
-    usage: Usage,
-) -> None:
+def _copy(batch: Sequence[StoredCuboid], targets: _Targets, cuboid_zyx: Zyx, usage: Usage) -> None:
     began = time.perf_counter()
-    found = ((part_of[address], address, tuple(rows)) for address, rows in batch)
-    assemble(found, out, cuboid_zyx=cuboid_zyx)
+    assemble(
+        (
+            (part, address, tuple(rows), out)
+            for address, rows in batch
+            for part, out in targets[address]
+        ),
+        cuboid_zyx=cuboid_zyx,
+    )
     usage.cuboids_read += len(batch)
     usage.codec_s += time.perf_counter() - began
 
 
-def _clear(missing: set[CuboidAddress], part_of: dict[CuboidAddress, Part], out: Voxels) -> None:
-    if len(missing) == len(part_of):
-        out[...] = 0
-        return
+def _clear(missing: set[CuboidAddress], targets: _Targets) -> None:
     for address in missing:
-        out[part_of[address].target] = 0
+        for part, out in targets[address]:
+            out[part.target] = 0
 
 
 # -- writing
@@ -277,15 +336,29 @@ class CutoutWriter:
 
         The array may be used again when this returns.
         """
-        if voxels.shape != box.shape_zyx or voxels.dtype != place.channel.dtype:
+        await self.write_slabs([(Slab(place, t, box), voxels)])
+
+    async def write_slabs(self, slabs: Sequence[tuple[Slab, Voxels]]) -> None:
+        """Take the voxels of several boxes, as `write`; quicker than one by one."""
+        began = time.perf_counter()
+        writes: list[CuboidWrite] = []
+        for slab, voxels in slabs:
+            writes += self._writes(slab, voxels)
+        for group in _groups(writes):
+            await self._batch.add(group)
+        self._usage.cuboids_written += len(writes)
+        self._usage.codec_s += time.perf_counter() - began
+
+    def _writes(self, slab: Slab, voxels: Voxels) -> Iterator[CuboidWrite]:
+        place, t, box = slab
+        if place is None or voxels.shape != box.shape_zyx or voxels.dtype != place.channel.dtype:
+            wanted = "no channel" if place is None else f"a box of {place.channel.dtype}"
             raise BadBody(
-                f"voxels of {voxels.dtype} {voxels.shape} do not fit a box of "
-                f"{place.channel.dtype} {box.shape_zyx}"
+                f"voxels of {voxels.dtype} {voxels.shape} do not fit {wanted} {box.shape_zyx}"
             )
         self._channels.add(place.channel.id)
-        began = time.perf_counter()
-        writes = [
-            CuboidWrite(
+        for part in plan_parts(box, place.cuboid_zyx):
+            yield CuboidWrite(
                 address=place.address(t, part.morton),
                 op=self._op,
                 cuboid_zyx=place.cuboid_zyx,
@@ -293,12 +366,6 @@ class CutoutWriter:
                 voxels=voxels[part.target],
                 keeps_exceptions=bool(place.channel.exceptions),
             )
-            for part in plan_parts(box, place.cuboid_zyx)
-        ]
-        for group in _groups(writes):
-            await self._batch.add(group)
-        self._usage.cuboids_written += len(writes)
-        self._usage.codec_s += time.perf_counter() - began
 
     async def commit(self) -> None:
         """Make it durable and visible.
@@ -306,7 +373,8 @@ class CutoutWriter:
         Raises
         ------
         NotFound
-            If a channel was deleted meanwhile: what was written into it is lost with it.
+            If a channel was deleted meanwhile, or got another type or geometry: what was written
+            is lost with what it was.
         StoreError
             If it could not be stored.
         """
@@ -315,7 +383,10 @@ class CutoutWriter:
         self._usage.store_s += time.perf_counter() - began
         for channel_id in self._channels:
             if not await self._stores.catalog.is_live(channel_id):
-                raise NotFound("the channel was deleted while it was written to")
+                raise NotFound(
+                    "the channel was deleted, or its type or geometry changed, while it was "
+                    "written to: what was written into it is lost"
+                )
 
 
 @contextlib.asynccontextmanager
@@ -355,9 +426,9 @@ def check_writable(channel: Channel) -> None:
 class BodyWriter:
     """Writes a body of shape ``(channel, [t,] z, y, x)`` whose voxels arrive as bytes in C order.
 
-    A layer of cuboids is gathered, then merged and stored while the next arrives; two layers is
-    what it takes in memory, one if a layer is large. Use as an async context manager, `feed` it,
-    then `finish`.
+    A layer of cuboids (several, where they are small) is gathered, then merged and stored while the
+    next arrives; two of them is what it takes in memory, one if a layer is large. Use as an async
+    context manager, `feed` it, then `finish`.
     """
 
     def __init__(
@@ -365,49 +436,50 @@ class BodyWriter:
     ) -> None:
         self._writer = writer
         self._dtype = places[0].channel.dtype
-        self._layers = _plan_layers(places, times, box)
         self._behind = OneBehind()
-        self._layer = next(self._layers, None)
-        layers = _layer_boxes(box, places[0].cuboid_zyx)
-        total, count = _buffering(layers, self._dtype.itemsize)
+        total, count = _buffering(places[0], box, len(places) * len(times))
         self._buffers = [np.empty(total // count, dtype=np.uint8) for _ in range(count)]
+        limit = total // count // self._dtype.itemsize
+        self._groups = _together(_plan_layers(places, times, box), limit)
         self._turn = 0
-        self._filled = 0
+        self._next_group()
 
     @staticmethod
-    def buffer_bytes(place: Place, box: Box) -> int:
-        """What the layers of a body take in memory."""
-        layers = _layer_boxes(box, place.cuboid_zyx)
-        return _buffering(layers, place.channel.dtype.itemsize)[0]
+    def buffer_bytes(place: Place, box: Box, volumes: int) -> int:
+        """What a body of so many channels times timesteps takes in memory."""
+        return _buffering(place, box, volumes)[0]
 
     async def feed(self, voxels: bytes | bytearray | memoryview) -> None:
         """Take the next bytes; BadBody if there are more than the box has."""
         view = memoryview(voxels).cast("B")
         while view:
-            if self._layer is None:
+            if not self._group:
                 raise BadBody("the body holds more voxels than the box")
-            wanted = self._layer.box.voxels * self._dtype.itemsize
-            taken = min(len(view), wanted - self._filled)
+            taken = min(len(view), self._wanted - self._filled)
             buffer = self._buffers[self._turn]
             buffer[self._filled : self._filled + taken] = np.frombuffer(view[:taken], np.uint8)
             self._filled += taken
             view = view[taken:]
-            if self._filled == wanted:
-                await self._store(self._layer, buffer[:wanted])
+            if self._filled == self._wanted:
+                await self._store(self._group, buffer[: self._wanted])
 
     async def finish(self) -> None:
         """Wait until all is with the store; BadBody if bytes are missing."""
-        if self._layer is not None:
+        if self._group:
             raise BadBody("the body holds fewer voxels than the box")
         await self._behind.drained()
 
-    async def _store(self, layer: "_Layer", buffer: npt.NDArray[np.uint8]) -> None:
-        voxels = buffer.view(self._dtype).reshape(layer.box.shape_zyx)
-        await self._behind.run(self._writer.write(layer.place, layer.t, layer.box, voxels))
+    async def _store(self, group: Sequence[Slab], buffer: npt.NDArray[np.uint8]) -> None:
+        slabs = list(_shaped(group, buffer.view(self._dtype)))
+        await self._behind.run(self._writer.write_slabs(slabs))
         if len(self._buffers) == 1:
             await self._behind.drained()
-        self._layer = next(self._layers, None)
         self._turn = (self._turn + 1) % len(self._buffers)
+        self._next_group()
+
+    def _next_group(self) -> None:
+        self._group = next(self._groups, [])
+        self._wanted = sum(slab.box.voxels for slab in self._group) * self._dtype.itemsize
         self._filled = 0
 
     async def __aenter__(self) -> Self:
@@ -422,26 +494,23 @@ class BodyWriter:
         await self._behind.__aexit__(kind, error, trace)
 
 
-def _buffering(layers: Sequence[Box], itemsize: int) -> tuple[int, int]:
-    """Bytes of all buffers for some layers, and how many buffers those are."""
-    most = max(layer.voxels for layer in layers) * itemsize
+def _buffering(place: Place, box: Box, volumes: int) -> tuple[int, int]:
+    """Bytes of all buffers for the layers of a body, and how many buffers those are."""
+    layers = _layer_boxes(box, place.cuboid_zyx)
+    itemsize = place.channel.dtype.itemsize
+    whole = box.voxels * itemsize * volumes
+    most = max(max(layer.voxels for layer in layers) * itemsize, min(whole, SLAB_BYTES))
+    most -= most % itemsize
     count = 2 if most <= DOUBLE_BUFFER_BYTES else 1
     return most * count, count
 
 
-class _Layer(NamedTuple):
-    place: Place
-    t: int
-    box: Box
-
-
-def _plan_layers(
-    places: Sequence[Place], times: Sequence[int | None], box: Box
-) -> Iterator[_Layer]:
+def _plan_layers(places: Sequence[Place], times: Sequence[int | None], box: Box) -> Iterator[Slab]:
+    layers = _layer_boxes(box, places[0].cuboid_zyx)
     for place in places:
         for t in times:
-            for layer in _layer_boxes(box, place.cuboid_zyx):
-                yield _Layer(place, place.channel.starttime if t is None else t, layer)
+            for layer in layers:
+                yield Slab(place, place.channel.starttime if t is None else t, layer)
 
 
 def _layer_boxes(box: Box, cuboid_zyx: Zyx) -> list[Box]:
@@ -458,6 +527,7 @@ def _layer_boxes(box: Box, cuboid_zyx: Zyx) -> list[Box]:
 
 def _groups(writes: Sequence[CuboidWrite]) -> Iterator[Sequence[CuboidWrite]]:
     """Writes in groups of about `ENCODE_BYTES`, so that encoding does not double a large layer."""
-    step = max(1, ENCODE_BYTES // max(1, max((w.voxels.nbytes for w in writes), default=1)))
+    most = max((write.voxels.nbytes for write in writes), default=1)
+    step = max(1, min(ENCODE_CUBOIDS, ENCODE_BYTES // max(1, most)))
     for first in range(0, len(writes), step):
         yield writes[first : first + step]

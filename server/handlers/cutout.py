@@ -44,6 +44,7 @@ from ndcass.server.streaming import (
 from ndcass.server.volume_params import VolumeParams, parse_volume, window_bounds, write_op
 from ndcass.volume import (
     INLINE_BYTES,
+    SLAB_BYTES,
     BodyWriter,
     CutoutWriter,
     Place,
@@ -59,8 +60,9 @@ STREAMED = frozenset({"npz", "raw", "zip"})
 _DTYPE_NAME = re.compile(r"[<>|=]?[a-z]{1,8}[0-9]{1,3}")
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 POSTABLE = frozenset({"npz", "raw", "blosc", "hdf5"})
-# More than that is no cutout any more; sizes are checked besides.
-MAX_TIMESTEPS = 1 << 20
+# Channels times timesteps of one request; sizes are limited besides. A series of single voxels
+# takes about as long as these many cuboids.
+MAX_VOLUMES = 1 << 16
 # A pickle of Python 2 is text: up to two bytes a voxel where it does not compress.
 BLOSC_SHARE = 1.0
 # What a format that is made as a whole takes, in times of the voxels (blosc; HDF5 takes less).
@@ -121,6 +123,7 @@ def resolve(view: TokenView, names: Sequence[str] | None, params: VolumeParams) 
         If the time range is empty.
     """
     names = tuple(names or ("default",))
+    _check_volumes(len(names))
     level = view.dataset.level(params.level)
     neariso = params.neariso
     places = tuple(
@@ -133,10 +136,14 @@ def resolve(view: TokenView, names: Sequence[str] | None, params: VolumeParams) 
         start, stop = params.times
         if start >= stop:
             raise InvalidRequest(f"time range {start},{stop} is empty or inverted")
-        if stop - start > MAX_TIMESTEPS:
-            raise TooLarge("time range", asked=stop - start, limit=MAX_TIMESTEPS, unit="timesteps")
+        _check_volumes((stop - start) * len(places))
         times = tuple(range(start, stop))
     return Cutout(names, places, params, level, box, times)
+
+
+def _check_volumes(asked: int) -> None:
+    if asked > MAX_VOLUMES:
+        raise TooLarge("channels times timesteps", asked=asked, limit=MAX_VOLUMES, unit="volumes")
 
 
 def _channel(view: TokenView, name: str) -> Channel:
@@ -271,16 +278,14 @@ async def _send_stream(
         headers["Content-Encoding"] = encoder.content_encoding
     if match.service == "raw":
         headers |= _raw_headers(layout.shape, layout.dtype)
-    slabs = list(
-        plan_answer(
-            cutout.places, cutout.times, cutout.box, cuboid_zyx=cutout.level.cuboid_zyx, dtype=dtype
-        )
+    slabs = plan_answer(
+        cutout.places, cutout.times, cutout.box, cuboid_zyx=cutout.level.cuboid_zyx, dtype=dtype
     )
     usage = usage_of(request)
     store = request.app[STORES].cuboids
     voxels = stream_slabs(store, slabs, dtype=dtype, usage=usage)
     pieces = _encoded(encoder, voxels, transform)
-    async with request.app[MEMORY].hold(_buffer_bytes(slabs, dtype)):
+    async with request.app[MEMORY].hold(_buffer_bytes(cutout)):
         return await send_pieces(
             request,
             pieces,
@@ -290,9 +295,12 @@ async def _send_stream(
         )
 
 
-def _buffer_bytes(slabs: Sequence[Slab], dtype: np.dtype[Any]) -> int:
-    most = max(slab.box.voxels for slab in slabs) * dtype.itemsize
-    return most * min(2, len(slabs))
+def _buffer_bytes(cutout: Cutout) -> int:
+    """What the two buffers of a stream take; a slab may be somewhat larger than its limit."""
+    size = math.prod(cutout.shape) * cutout.first.dtype.itemsize
+    _, height, width = cutout.level.cuboid_zyx
+    row = height * max(width, cutout.box.shape_zyx[2]) * cutout.first.dtype.itemsize
+    return min(size, 2 * max(SLAB_BYTES, row))
 
 
 def _encoding(request: web.Request, service: str) -> str | None:
@@ -343,10 +351,8 @@ async def _send_whole(
     for place in cutout.places:
         dtype = (place.channel if place else cutout.first).dtype
         out = np.empty((len(cutout.times), *cutout.box.shape_zyx), dtype=dtype)
-        slabs = list(
-            plan_answer(
-                [place], cutout.times, cutout.box, cuboid_zyx=cutout.level.cuboid_zyx, dtype=dtype
-            )
+        slabs = plan_answer(
+            [place], cutout.times, cutout.box, cuboid_zyx=cutout.level.cuboid_zyx, dtype=dtype
         )
         flat = out.reshape(-1)
         at = 0
@@ -354,7 +360,7 @@ async def _send_whole(
             stream_slabs(store, slabs, dtype=dtype, usage=usage)
         ) as voxels:
             async for slab in voxels:
-                flat[at : at + slab.size] = slab.reshape(-1)
+                flat[at : at + slab.size] = slab
                 at += slab.size
         shaped = out if cutout.params.times is not None else out[0]
         arrays.append(await run_cpu(transform.apply, shaped))
@@ -426,7 +432,9 @@ async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse
             decoder = decoding(body.encoding, _decoder(match.service, layout))
             compressed = match.service != "raw" or body.encoding is not None
             async with (
-                request.app[MEMORY].hold(BodyWriter.buffer_bytes(places[0], cutout.box)),
+                request.app[MEMORY].hold(
+                    BodyWriter.buffer_bytes(places[0], cutout.box, len(places) * len(cutout.times))
+                ),
                 BodyWriter(writer, places, cutout.times, cutout.box) as voxels,
             ):
                 await receive(request, body, decoder, voxels.feed, in_thread=compressed)

@@ -46,11 +46,11 @@ def full(value: int) -> Voxels:
 def assembled(box: Box, rows_of: Mapping[int, tuple[CuboidRow, ...]], fill: int = 0) -> Voxels:
     out = np.full(box.shape_zyx, fill, dtype="<u2")
     found = [
-        (part, address_of(part.morton), rows_of[part.morton])
+        (part, address_of(part.morton), rows_of[part.morton], out)
         for part in plan_parts(box, CUBOID)
         if part.morton in rows_of
     ]
-    assemble(found, out, cuboid_zyx=CUBOID)
+    assemble(found, cuboid_zyx=CUBOID)
     return out
 
 

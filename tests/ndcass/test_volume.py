@@ -258,6 +258,39 @@ async def test_memory_does_not_grow_with_the_box() -> None:
     assert peak < 4 * volume.SLAB_BYTES
 
 
+async def test_a_series_of_tiny_volumes_is_read_and_written_together() -> None:
+    stores, place = await stores_with_channel()
+    box = Box((3, 5, 7), (4, 6, 8))
+    times = 3000
+    voxels = random_voxels((times, 1, 1, 1), seed=5) + np.uint8(1)
+    adds = []
+    async with volume.cutout_writer(stores) as writer:
+        real = writer._batch.add
+
+        async def add(writes: Any) -> None:
+            adds.append(len(writes))
+            await real(writes)
+
+        writer._batch.add = add  # type: ignore[method-assign]
+        async with BodyWriter(writer, [place], list(range(times)), box) as into:
+            await into.feed(voxels.tobytes())
+            await into.finish()
+        await writer.commit()
+    assert sum(adds) == times
+    assert len(adds) < 20
+    slabs = volume.plan_answer(
+        [place, place], range(times), box, cuboid_zyx=place.cuboid_zyx, dtype=voxels.dtype
+    )
+    pieces = [
+        piece.tobytes()
+        async for piece in volume.stream_slabs(
+            stores.cuboids, slabs, dtype=voxels.dtype, usage=Usage()
+        )
+    ]
+    assert b"".join(pieces) == voxels.tobytes() * 2
+    assert len(pieces) < 40
+
+
 async def test_an_all_zero_channel_needs_no_store() -> None:
     stores, _ = await stores_with_channel()
     out = np.ones((1, 2, 3), dtype=np.uint8)
