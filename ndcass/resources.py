@@ -14,15 +14,16 @@ from typing import Any
 from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, PermissionDenied
 from ndcass.geometry import levels_of
 from ndcass.model import Channel, Dataset, Project, Resource, Token, User
-from ndcass.store.base import Catalog, CuboidStore, Stores
+from ndcass.store.base import Catalog, Stores
 
 Body = Mapping[str, Any]  # whatever JSON holds
 
-# What may not change once there are voxels: their addresses and sizes follow from it.
+# What may not change once there is data: its addresses and sizes follow from it.
 FIXED_GEOMETRY = (
     "ximagesize yimagesize zimagesize xvoxelres yvoxelres zvoxelres scalingoption scalinglevels"
 ).split()
-FIXED_TYPE = ("channel_type", "channel_datatype")
+# Whether a merge heeds exceptions is decided when it is written.
+FIXED_TYPE = ("channel_type", "channel_datatype", "exceptions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +65,18 @@ async def read_dataset(catalog: Catalog, name: str, *, caller: User | None) -> D
 
 
 async def update_dataset(stores: Stores, name: str, body: Body, *, caller: User | None) -> Dataset:
-    """A dataset with some fields changed; Conflict if its geometry would change under voxels."""
+    """A dataset with some fields changed; Conflict if its geometry would change under data."""
     dataset = await stores.catalog.dataset(name)
     _check_owner(caller, dataset.user)
     changed = dataset.changed(body)
     _check_levels(changed)
-    if _differ(dataset, changed, FIXED_GEOMETRY):
+    is_other = _differ(dataset, changed, FIXED_GEOMETRY)
+    if is_other:
         for project in await stores.catalog.projects(name):
             for channel in await stores.catalog.channels(project.name):
-                await _check_empty(stores.cuboids, channel, FIXED_GEOMETRY)
-    await stores.catalog.update_dataset(changed, expected=dataset)
+                await _check_empty(stores, channel, FIXED_GEOMETRY)
+    # New ids, for a write may be under way that nobody sees yet: it must not end in these channels.
+    await stores.catalog.update_dataset(changed, expected=dataset, new_channel_ids=is_other)
     return changed
 
 
@@ -177,7 +180,7 @@ async def read_channel(
 async def update_channel(
     stores: Stores, dataset: str, project: str, name: str, body: Body, *, caller: User | None
 ) -> Channel:
-    """A channel with some fields changed; Conflict if its type would change under voxels."""
+    """A channel with some fields changed; Conflict if its type would change under data."""
     chain = await open_chain(stores.catalog, dataset, project)
     channel = await stores.catalog.channel(project, name)
     _check_owner(caller, chain.project.user)
@@ -186,10 +189,11 @@ async def update_channel(
         raise InvalidRequest(
             f"resolution must be a level of the dataset, 0 to {chain.dataset.scalinglevels}"
         )
-    if _differ(channel, changed, FIXED_TYPE):
-        await _check_empty(stores.cuboids, channel, FIXED_TYPE)
-    await stores.catalog.update_channel(changed, expected=channel)
-    return changed
+    is_other = _differ(channel, changed, FIXED_TYPE)
+    if is_other:
+        await _check_empty(stores, channel, FIXED_TYPE)
+    # As for a dataset: a write that is under way ends under the old id.
+    return await stores.catalog.update_channel(changed, expected=channel, new_id=is_other)
 
 
 async def delete_channel(
@@ -338,12 +342,18 @@ def _differ(old: Resource, new: Resource, fields: Sequence[str]) -> bool:
     return any(getattr(old, field) != getattr(new, field) for field in fields)
 
 
-async def _check_empty(cuboids: CuboidStore, channel: Channel, fields: Sequence[str]) -> None:
-    async for page in cuboids.scan(channel.id):
+async def _check_empty(stores: Stores, channel: Channel, fields: Sequence[str]) -> None:
+    if await _holds_data(stores, channel):
+        raise Conflict(
+            f"channel {channel.name} holds data, so none of {', '.join(fields)} can change"
+        )
+
+
+async def _holds_data(stores: Stores, channel: Channel) -> bool:
+    async for page in stores.cuboids.scan(channel.id):
         if page:
-            raise Conflict(
-                f"channel {channel.name} holds data, so none of {', '.join(fields)} can change"
-            )
+            return True
+    return bool(await stores.objects.query(channel.id, [], limit=1))
 
 
 async def _taken(

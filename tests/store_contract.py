@@ -26,6 +26,7 @@ from ndcass.errors import AlreadyExists, Conflict, NotFound
 from ndcass.merge import EMPTY, Cuboid, WriteOp, apply
 from ndcass.model import Channel, Dataset, Project, Token, User
 from ndcass.store.base import (
+    DELETE_JOB,
     NEARISO,
     PLAIN,
     Comparison,
@@ -719,6 +720,95 @@ class CatalogContract(Contract):
                 await refused
         assert await catalog.channel("proj", "em") == one
         assert (await catalog.dataset("brain")).public == 1
+
+    async def test_a_channel_can_go_on_under_a_new_id(self, filled: Stores) -> None:
+        catalog = filled.catalog
+        old = await catalog.create_channel(channel(default=True, header="h"))
+        await catalog.raise_ids(old.id, 41)
+        changed = dataclasses.replace(old, channel_datatype="uint16")
+        stored = await catalog.update_channel(changed, expected=old, new_id=True)
+        assert stored == dataclasses.replace(changed, id=stored.id)
+        assert stored.id > old.id
+        assert (await catalog.token_view("tok")).channels == (stored,)
+        assert (await catalog.is_live(old.id), await catalog.is_live(stored.id)) == (False, True)
+        assert await catalog.reserve_ids(stored.id, 1) == 42
+        with pytest.raises(NotFound):
+            await catalog.reserve_ids(old.id, 1)
+        [job] = await filled.jobs.jobs()
+        assert (job.kind, job.channel_id) == (DELETE_JOB, old.id)
+        await catalog.delete_channel("proj", "em")
+        assert (await catalog.create_channel(channel())).id > stored.id
+
+    async def test_an_update_that_keeps_the_id_submits_no_job(self, filled: Stores) -> None:
+        old = await filled.catalog.create_channel(channel())
+        changed = dataclasses.replace(old, readonly=1)
+        assert await filled.catalog.update_channel(changed) == changed
+        await filled.catalog.update_dataset(dataset(public=1))
+        assert await filled.catalog.channel("proj", "em") == changed
+        assert list(await filled.jobs.jobs()) == []
+
+    async def test_a_refused_update_gives_no_new_id(self, filled: Stores) -> None:
+        catalog = filled.catalog
+        one = await catalog.create_channel(channel("one"))
+        two = await catalog.create_channel(channel("two"))
+        other = dataclasses.replace(one, readonly=1)
+        with pytest.raises(Conflict):
+            await catalog.update_channel(other, expected=other, new_id=True)
+        with pytest.raises(AlreadyExists):
+            await catalog.update_channel(
+                dataclasses.replace(one, channel_name="two"), expected=one, new_id=True
+            )
+        with pytest.raises(Conflict):
+            await catalog.update_dataset(
+                dataset(), expected=dataset(public=1), new_channel_ids=True
+            )
+        assert list(await catalog.channels("proj")) == [one, two]
+        assert list(await filled.jobs.jobs()) == []
+
+    async def test_all_channels_of_a_dataset_can_go_on_under_new_ids(self, filled: Stores) -> None:
+        catalog = filled.catalog
+        await catalog.create_project(project("two"))
+        await catalog.create_dataset(dataset("stays"))
+        await catalog.create_project(project("stays", "stays"))
+        kept = await catalog.create_channel(channel(of="stays"))
+        old = [
+            await catalog.create_channel(channel("a", default=True)),
+            await catalog.create_channel(channel("b")),
+            await catalog.create_channel(channel("a", "two")),
+        ]
+        await catalog.reserve_ids(old[1].id, 5)
+        await catalog.update_dataset(dataset(zvoxelres=9.0), new_channel_ids=True)
+        assert (await catalog.dataset("brain")).zvoxelres == 9.0
+        new = [*await catalog.channels("proj"), *await catalog.channels("two")]
+        assert new == [dataclasses.replace(o, id=n.id) for o, n in zip(old, new, strict=True)]
+        assert not {c.id for c in new} & {c.id for c in (*old, kept)}
+        assert await catalog.reserve_ids(new[1].id, 1) == 6
+        assert await catalog.channels("stays") == [kept]
+        assert {j.channel_id for j in await filled.jobs.jobs()} == {c.id for c in old}
+
+    async def test_what_is_written_into_a_deleted_channel_gets_a_job_of_its_own(
+        self, filled: Stores
+    ) -> None:
+        kept = await filled.catalog.create_channel(channel("kept"))
+        gone = await filled.catalog.create_channel(channel("gone"))
+        await filled.catalog.delete_channel("proj", "gone")
+        await store(filled, *(write_of(at(0, channel=c.id), full(1)) for c in (kept, gone)))
+        await filled.maintain()
+        [job] = await filled.jobs.jobs()  # the one of the deletion is still under way
+        await filled.jobs.claim([DELETE_JOB], owner="w", lease_s=60)
+        await filled.maintain()
+        assert len(await filled.jobs.jobs()) == 1
+        await filled.jobs.finish(job.id, owner="w")
+        await filled.maintain()
+        await filled.maintain()
+        [new, _] = await filled.jobs.jobs()
+        assert (new.kind, new.channel_id, new.state) == (DELETE_JOB, gone.id, JobState.PENDING)
+
+    async def test_what_the_catalogue_never_knew_is_left_alone(self, filled: Stores) -> None:
+        stored = await filled.catalog.create_channel(channel())
+        await store(filled, write_of(at(0, channel=stored.id + 1), full(1)))
+        await filled.maintain()
+        assert list(await filled.jobs.jobs()) == []
 
     async def test_a_project_has_one_default_channel(self, filled: Stores) -> None:
         catalog = filled.catalog

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn, Protocol
 
 from ndcass.concurrency import with_companion
-from ndcass.errors import NdcassError, StoreError, StoreTimeout, StoreUnavailable
+from ndcass.errors import CorruptValue, IncompatibleStore, NdcassError, StoreError
 from ndcass.store.base import Job, Stores
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,8 @@ LEASE_S = 30.0
 # A lease is prolonged so many times before it would run out, for the store may fail once.
 BEATS_A_LEASE = 3
 _LONGEST_ERROR = 500
+# What a store that answers again, or has room again, does not mend.
+_FOR_GOOD = (CorruptValue, IncompatibleStore)
 
 
 class JobLost(Exception):
@@ -95,10 +97,11 @@ async def _run(stores: Stores, handler: Handler, held: "_Held", stop: asyncio.Ev
     except asyncio.CancelledError:
         await held.let_go()
         raise
-    except (StoreUnavailable, StoreTimeout) as error:
-        # No fault of the job: it is taken over when its lease has run out.
-        log.warning("job %s (%s) is put off: %s", job.id, job.kind, error)
     except Exception as error:
+        if isinstance(error, StoreError) and not isinstance(error, _FOR_GOOD):
+            # No fault of the job: it is taken over when its lease has run out.
+            log.warning("job %s (%s) is put off: %s", job.id, job.kind, error)
+            return
         log.exception("job %s (%s) failed", job.id, job.kind)
         await held.finish(_one_line(error))
     else:

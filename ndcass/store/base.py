@@ -227,11 +227,14 @@ class Catalog(Protocol):
     async def datasets(self) -> Sequence[Dataset]:
         """All, by name."""
 
-    async def update_dataset(self, dataset: Dataset, *, expected: Dataset | None = None) -> None:
+    async def update_dataset(
+        self, dataset: Dataset, *, expected: Dataset | None = None, new_channel_ids: bool = False
+    ) -> None:
         """Replace the one of that name; NotFound.
 
         With `expected` only if that is what is stored, else Conflict: so two who change different
-        fields do not undo each other. The other updates likewise.
+        fields do not undo each other. The other updates likewise. With `new_channel_ids` all
+        channels of all its projects get another id, see `update_channel`.
         """
 
     async def delete_dataset(self, name: str) -> None:
@@ -260,8 +263,15 @@ class Catalog(Protocol):
 
     async def channels(self, project: str) -> Sequence[Channel]: ...
 
-    async def update_channel(self, channel: Channel, *, expected: Channel | None = None) -> None:
-        """Replace the one of that id; a new default unflags the former one."""
+    async def update_channel(
+        self, channel: Channel, *, expected: Channel | None = None, new_id: bool = False
+    ) -> Channel:
+        """Replace the one of that id; as stored. A new default unflags the former one.
+
+        With `new_id` it gets an id never used before and keeps its counter of object ids; what is
+        stored under the old id goes as if the channel had been deleted. So a write that is under
+        way, with cuboids as the channel had them, does not end in the channel as it is now.
+        """
 
     async def delete_channel(self, project: str, name: str) -> None:
         """Free the name at once; the voxels go behind it.
@@ -409,7 +419,10 @@ class Stores(Protocol):
         """Whether it answers and fits this version of ndcass."""
 
     async def maintain(self) -> None:
-        """One bounded step of housekeeping (reclaim space, drop what is old)."""
+        """One bounded step of housekeeping (reclaim space, drop what is old).
+
+        Submits a `DELETE_JOB` for what a write left in a channel that was deleted before it ended.
+        """
 
     async def close(self) -> None:
         """Let go of everything; acknowledged writes are durable already."""

@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -23,6 +23,7 @@ from ndcass.errors import AlreadyExists, Conflict, CorruptValue, InvalidRequest,
 from ndcass.merge import CuboidRow, WriteOp, is_blank, without_negative_zeros
 from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, User
 from ndcass.store.base import (
+    DELETE_JOB,
     Comparison,
     CuboidAddress,
     CuboidWrite,
@@ -58,7 +59,8 @@ class MemoryStores:
         return Health(ready=True)
 
     async def maintain(self) -> None:
-        """Nothing to do: rows are never folded."""
+        """See to what was written into a deleted channel; rows are never folded."""
+        self.catalog.delete_unknown({address.channel_id for address in self.cuboids.rows})
 
     async def close(self) -> None:
         """Nothing to let go of."""
@@ -224,6 +226,14 @@ class MemoryJobs:
         self._jobs[job.id] = job
         return copy.deepcopy(job)
 
+    def has_delete(self, channel_id: int) -> bool:
+        """Whether a job that removes a channel's data is under way."""
+        return any(
+            (job.kind, job.channel_id) == (DELETE_JOB, channel_id)
+            and job.state in (JobState.PENDING, JobState.STARTED)
+            for job in self._jobs.values()
+        )
+
     async def claim(self, kinds: Sequence[str], *, owner: str, lease_s: float) -> Job | None:
         """As `Jobs.claim`."""
         now = self._now_s()
@@ -328,10 +338,16 @@ class MemoryCatalog:
         """As `Catalog.datasets`."""
         return _by_name(self._datasets)
 
-    async def update_dataset(self, dataset: Dataset, *, expected: Dataset | None = None) -> None:
+    async def update_dataset(
+        self, dataset: Dataset, *, expected: Dataset | None = None, new_channel_ids: bool = False
+    ) -> None:
         """As `Catalog.update_dataset`."""
         _refuse_changed(_known(self._datasets, dataset.name, "dataset"), expected)
         self._datasets[dataset.name] = dataset
+        if new_channel_ids:
+            mine = {p.name for p in self._projects.values() if p.dataset == dataset.name}
+            for channel in [c for c in self._channels.values() if c.project in mine]:
+                self._store_channel(self._renewed(channel))
 
     async def delete_dataset(self, name: str) -> None:
         """As `Catalog.delete_dataset`."""
@@ -376,8 +392,7 @@ class MemoryCatalog:
         _known(self._projects, channel.project, "project")
         taken = self._find_channel(channel.project, channel.name) is not None
         _refuse_taken(taken, "channel", channel.name)
-        self._last_channel_id += 1
-        stored = dataclasses.replace(channel, id=self._last_channel_id)
+        stored = self._with_new_id(channel)
         self._store_channel(stored)
         return stored
 
@@ -390,7 +405,9 @@ class MemoryCatalog:
         mine = (c for c in self._channels.values() if c.project == project)
         return sorted(mine, key=lambda channel: channel.name)
 
-    async def update_channel(self, channel: Channel, *, expected: Channel | None = None) -> None:
+    async def update_channel(
+        self, channel: Channel, *, expected: Channel | None = None, new_id: bool = False
+    ) -> Channel:
         """As `Catalog.update_channel`."""
         if channel.id not in self._channels:
             raise NotFound(f"there is no channel {channel.name}")
@@ -398,7 +415,9 @@ class MemoryCatalog:
         namesake = self._find_channel(channel.project, channel.name)
         taken = namesake is not None and namesake.id != channel.id
         _refuse_taken(taken, "channel", channel.name)
-        self._store_channel(channel)
+        stored = self._renewed(channel) if new_id else channel
+        self._store_channel(stored)
+        return stored
 
     async def delete_channel(self, project: str, name: str) -> None:
         """As `Catalog.delete_channel`."""
@@ -420,10 +439,28 @@ class MemoryCatalog:
                 self._channels[other.id] = dataclasses.replace(other, default=False)
         self._channels[channel.id] = channel
 
+    def _with_new_id(self, channel: Channel) -> Channel:
+        self._last_channel_id += 1
+        return dataclasses.replace(channel, id=self._last_channel_id)
+
+    def _renewed(self, channel: Channel) -> Channel:
+        """A channel under a new id; what is stored under the old one is given up."""
+        renewed = self._with_new_id(channel)
+        self._last_object_id[renewed.id] = self._last_object_id.get(channel.id, 0)
+        self._delete_channel(channel)
+        return renewed
+
+    def delete_unknown(self, channel_ids: Collection[int]) -> None:
+        """Submit a job for every id of a deleted channel that has none under way."""
+        for channel_id in channel_ids:
+            was_deleted = channel_id <= self._last_channel_id and channel_id not in self._channels
+            if was_deleted and not self._jobs.has_delete(channel_id):
+                self._jobs.submit_now(DELETE_JOB, channel_id, {})
+
     def _delete_channel(self, channel: Channel) -> None:
         del self._channels[channel.id]
         self._last_object_id.pop(channel.id, None)
-        self._jobs.submit_now("delete", channel.id, {})
+        self._jobs.submit_now(DELETE_JOB, channel.id, {})
 
     async def create_token(self, token: Token) -> None:
         """NotFound if its project is missing, AlreadyExists if the name is taken."""

@@ -1,5 +1,7 @@
 """Rules of the resource API that HTTP cannot show: what happens in between."""
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +11,24 @@ from ndcass import resources
 from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, PermissionDenied
 from ndcass.geometry import Box
 from ndcass.model import User
+from ndcass.store.base import StoredObject, Stores
+from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryCatalog, MemoryStores
-from ndcass.volume import Place, write_box
+from ndcass.volume import Place, cutout_writer, read_box, write_box
 
+BOX = Box((0, 0, 0), (2, 2, 2))
 SIZES = {"ximagesize": 10, "yimagesize": 10, "zimagesize": 10}
 
 
-async def made(stores: MemoryStores, name: str = "d", *, public: int = 1) -> User:
+@pytest.fixture(params=["memory", "embedded"])
+async def either(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
+    """Stores of one engine, then of the other."""
+    opened: Stores = MemoryStores() if request.param == "memory" else await open_embedded(tmp_path)
+    yield opened
+    await opened.close()
+
+
+async def made(stores: Stores, name: str = "d", *, public: int = 1) -> User:
     """A dataset, project, channel and token of one name; their owner."""
     owner = await stores.catalog.add_user(f"owner-{name}")
     catalog = stores.catalog
@@ -113,8 +126,81 @@ async def test_conflict_is_raised_before_anything_is_changed() -> None:
 
 async def _write_one(stores: MemoryStores) -> None:
     """One cuboid of the channel `c`."""
+    await write_box(stores, await _place(stores), 0, BOX, np.ones((2, 2, 2), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype"),
+    [
+        ({"channel_datatype": "uint16"}, "<u2"),
+        ({"channel_type": "annotation", "channel_datatype": "uint64"}, "<u8"),
+        ({"exceptions": 1}, "<u1"),
+    ],
+)
+async def test_write_under_way_does_not_end_in_a_channel_of_another_type(
+    either: Stores, changes: dict[str, Any], dtype: str
+) -> None:
+    owner = await made(either)
+    async with cutout_writer(either) as writer:
+        await writer.write(await _place(either), 0, BOX, np.ones((2, 2, 2), dtype=np.uint8))
+        changed = await resources.update_channel(either, "d", "d", "c", changes, caller=owner)
+        with pytest.raises(NotFound, match="its type"):
+            await writer.commit()
+    assert changed == await either.catalog.channel("d", "c")
+    await _check_blank_and_writable(either, dtype)
+
+
+async def test_write_under_way_does_not_end_in_another_geometry(either: Stores) -> None:
+    owner = await made(either)
+    async with cutout_writer(either) as writer:
+        await writer.write(await _place(either), 0, BOX, np.ones((2, 2, 2), dtype=np.uint8))
+        await resources.update_dataset(either, "d", {"zimagesize": 2000}, caller=owner)
+        with pytest.raises(NotFound, match="geometry"):
+            await writer.commit()
+    await _check_blank_and_writable(either, "<u1")
+
+
+async def test_write_under_way_survives_other_changes(either: Stores) -> None:
+    owner = await made(either)
+    async with cutout_writer(either) as writer:
+        await writer.write(await _place(either), 0, BOX, np.ones((2, 2, 2), dtype=np.uint8))
+        fields = {"channel_description": "new"}
+        await resources.update_channel(either, "d", "d", "c", fields, caller=owner)
+        await resources.update_dataset(either, "d", {"dataset_description": "new"}, caller=owner)
+        await writer.commit()
+    read = await read_box(either.cuboids, await _place(either), 0, BOX)
+    assert np.array_equal(read, np.ones((2, 2, 2)))
+
+
+@pytest.mark.parametrize("what", ["voxels", "objects"])
+@pytest.mark.parametrize("field", ["channel_datatype", "exceptions"])
+async def test_channel_with_data_keeps_its_type(either: Stores, what: str, field: str) -> None:
+    owner = await made(either)
+    channel = await either.catalog.channel("d", "c")
+    if what == "voxels":
+        await write_box(either, await _place(either), 0, BOX, np.ones((2, 2, 2), dtype=np.uint8))
+    else:
+        await either.objects.put(channel.id, [StoredObject(1, {"type": 2})])
+    value = {"channel_datatype": "uint16", "exceptions": 1}[field]
+    with pytest.raises(Conflict, match=f"c holds data, so none of .*{field}"):
+        await resources.update_channel(either, "d", "d", "c", {field: value}, caller=owner)
+    with pytest.raises(Conflict, match="c holds data"):
+        await resources.update_dataset(either, "d", {"ximagesize": 99}, caller=owner)
+    assert await either.catalog.channel("d", "c") == channel
+
+
+async def _check_blank_and_writable(stores: Stores, dtype: str) -> None:
+    """Make sure that a channel reads as zeros, and as what is written into it then."""
+    place = await _place(stores)
+    read = await read_box(stores.cuboids, place, 0, BOX)
+    assert read.dtype == np.dtype(dtype)
+    assert not read.any()
+    voxels = np.full((2, 2, 2), 7, dtype=dtype)
+    await write_box(stores, place, 0, BOX, voxels)
+    assert np.array_equal(await read_box(stores.cuboids, place, 0, BOX), voxels)
+
+
+async def _place(stores: Stores) -> Place:
+    """The channel `c` as it is now."""
     dataset = await stores.catalog.dataset("d")
-    channel = await stores.catalog.channel("d", "c")
-    box = Box((0, 0, 0), (2, 2, 2))
-    place = Place(channel, dataset.level(0))
-    await write_box(stores, place, 0, box, np.ones((2, 2, 2), dtype=np.uint8))
+    return Place(await stores.catalog.channel("d", "c"), dataset.level(0))

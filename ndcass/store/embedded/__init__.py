@@ -91,8 +91,17 @@ class EmbeddedStores:
 
     async def maintain(self) -> None:
         """As `Stores.maintain`."""
-        await self.jobs.prune(older_than_s=KEEP_ENDED_JOBS_S)
-        await self.cuboids.maintain()
+        try:
+            await self.cuboids.maintain()
+        finally:  # on a full disk it may fail until what is left over is deleted, and the reverse
+            await self._delete_left_over()
+            await self.jobs.prune(older_than_s=KEEP_ENDED_JOBS_S)
+
+    async def _delete_left_over(self) -> None:
+        """See to the cuboids of a write that ended after its channel was deleted."""
+        # In this order: a channel is in the catalogue before any voxel of it is in the index.
+        stored = await self.cuboids.channel_ids()
+        await self.catalog.delete_unknown(stored)
 
     async def close(self) -> None:
         """As `Stores.close`."""

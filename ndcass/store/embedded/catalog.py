@@ -11,7 +11,7 @@ objects, labels) leaves the version alone.
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, TypeVar, cast
 
 from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
@@ -34,6 +34,10 @@ _SHOWN = 80
 
 _VERSION = "SELECT version FROM catalog_version"
 _CHANNEL = "SELECT id, is_default, fields FROM channels"
+_IDS_OF_DATASET = (
+    "SELECT channels.id FROM channels JOIN projects ON projects.name = project "
+    "WHERE dataset = ? ORDER BY channels.id"
+)
 
 _Row = tuple[Any, ...]  # what its columns hold stands in the statement
 
@@ -72,13 +76,18 @@ class EmbeddedCatalog:
         rows = await self._rows("SELECT fields FROM datasets ORDER BY name")
         return [Dataset(**json.loads(fields)) for (fields,) in rows]
 
-    async def update_dataset(self, dataset: Dataset, *, expected: Dataset | None = None) -> None:
+    async def update_dataset(
+        self, dataset: Dataset, *, expected: Dataset | None = None, new_channel_ids: bool = False
+    ) -> None:
         """As `Catalog.update_dataset`."""
 
         def update(db: sqlite3.Connection) -> None:
             _refuse_changed(_dataset(db, dataset.name), expected)
             values = (dataset.user, json_text(dataset.to_json()), dataset.name)
             db.execute("UPDATE datasets SET user_id = ?, fields = ? WHERE name = ?", values)
+            if new_channel_ids:
+                for (channel_id,) in db.execute(_IDS_OF_DATASET, (dataset.name,)).fetchall():
+                    self._renew_id(db, channel_id)
 
         await self._change(update)
 
@@ -87,12 +96,7 @@ class EmbeddedCatalog:
 
         def delete(db: sqlite3.Connection) -> None:
             _known(db, "dataset", name)
-            self._submit_deletes(
-                db,
-                "SELECT channels.id FROM channels JOIN projects ON projects.name = project "
-                "WHERE dataset = ? ORDER BY channels.id",
-                name,
-            )
+            self._submit_deletes(db, _IDS_OF_DATASET, name)
             db.execute("DELETE FROM datasets WHERE name = ?", (name,))
 
         await self._change(delete)
@@ -155,15 +159,7 @@ class EmbeddedCatalog:
             _known(db, "project", channel.project)
             _refuse_namesake(db, channel, own_id=None)
             _clear_default_for(db, channel)
-            cursor = db.execute(
-                "INSERT INTO channels (project, name, is_default, fields) VALUES (?, ?, ?, ?)",
-                _channel_values(channel),
-            )
-            assert cursor.lastrowid is not None  # an INSERT has one
-            db.execute(
-                "INSERT INTO object_ids (channel_id, last) VALUES (?, 0)", (cursor.lastrowid,)
-            )
-            return _known_channel(db, channel.project, channel.name)
+            return _channel_of_id(db, _insert_channel(db, _channel_values(channel)))
 
         return await self._change(create)
 
@@ -175,23 +171,27 @@ class EmbeddedCatalog:
         """Those of a project, by name."""
         return await self._database.read(lambda db: _channels(db, project))
 
-    async def update_channel(self, channel: Channel, *, expected: Channel | None = None) -> None:
+    async def update_channel(
+        self, channel: Channel, *, expected: Channel | None = None, new_id: bool = False
+    ) -> Channel:
         """As `Catalog.update_channel`."""
 
-        def update(db: sqlite3.Connection) -> None:
+        def update(db: sqlite3.Connection) -> Channel:
             if not _is_live(db, channel.id):
                 raise NotFound(f"there is no channel {channel.name}")
             _refuse_changed(_channel_of_id(db, channel.id), expected)
             _known(db, "project", channel.project)
             _refuse_namesake(db, channel, own_id=channel.id)
             _clear_default_for(db, channel)
+            channel_id = self._renew_id(db, channel.id) if new_id else channel.id
             db.execute(
                 "UPDATE channels SET project = ?, name = ?, is_default = ?, fields = ?"
                 " WHERE id = ?",
-                (*_channel_values(channel), channel.id),
+                (*_channel_values(channel), channel_id),
             )
+            return _channel_of_id(db, channel_id)
 
-        await self._change(update)
+        return await self._change(update)
 
     async def delete_channel(self, project: str, name: str) -> None:
         """As `Catalog.delete_channel`."""
@@ -202,6 +202,39 @@ class EmbeddedCatalog:
             db.execute("DELETE FROM channels WHERE id = ?", (channel.id,))
 
         await self._change(delete)
+
+    async def delete_unknown(self, channel_ids: Collection[int]) -> int:
+        """Submit a job for every id of a deleted channel that has none under way; how many.
+
+        The ids are those that something is stored under: read before this is called, since a
+        channel that is made afterwards is unknown to nobody. One that this catalogue never gave
+        out stays as it is, for then the catalogue is older than what is stored.
+        """
+
+        def left_over(db: sqlite3.Connection) -> list[int]:
+            return [i for i in _deleted(db, channel_ids) if not self._jobs.has_delete(db, i)]
+
+        def delete(db: sqlite3.Connection) -> int:
+            found = left_over(db)
+            for channel_id in found:
+                self._jobs.insert(db, DELETE_JOB, channel_id, {})
+            return len(found)
+
+        # Nearly always there is none: a look does not wait for other writers.
+        if not await self._database.read(left_over):
+            return 0
+        return await self._database.write(delete)
+
+    def _renew_id(self, db: sqlite3.Connection, channel_id: int) -> int:
+        """Give a channel an id never used before, and up what is stored under the old one."""
+        last_object_id = _last_object_id(db, channel_id)
+        values = db.execute(
+            "SELECT project, name, is_default, fields FROM channels WHERE id = ?", (channel_id,)
+        ).fetchone()
+        # Not an UPDATE of the id: only an INSERT takes one that was never used.
+        db.execute("DELETE FROM channels WHERE id = ?", (channel_id,))
+        self._jobs.insert(db, DELETE_JOB, channel_id, {})
+        return _insert_channel(db, values, last_object_id=last_object_id)
 
     def _submit_deletes(self, db: sqlite3.Connection, select_ids: str, key: str | int) -> None:
         """A job for every channel of a selection, in the transaction that deletes it."""
@@ -477,6 +510,26 @@ def _known_channel(db: sqlite3.Connection, project: str, name: str) -> Channel:
     if row is None:
         raise NotFound(f"there is no channel {name[:_SHOWN]}")
     return _as_channel(row)
+
+
+def _insert_channel(db: sqlite3.Connection, values: _Row, *, last_object_id: int = 0) -> int:
+    """A row under an id never used before, which is returned."""
+    cursor = db.execute(
+        "INSERT INTO channels (project, name, is_default, fields) VALUES (?, ?, ?, ?)", values
+    )
+    assert cursor.lastrowid is not None  # an INSERT has one
+    db.execute(
+        "INSERT INTO object_ids (channel_id, last) VALUES (?, ?)",
+        (cursor.lastrowid, signed(last_object_id)),
+    )
+    return cursor.lastrowid
+
+
+def _deleted(db: sqlite3.Connection, channel_ids: Collection[int]) -> list[int]:
+    """Those that were given to channels which are gone."""
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'channels'").fetchone()
+    last_given = 0 if row is None else row[0]
+    return [i for i in channel_ids if i <= last_given and not _is_live(db, i)]
 
 
 def _is_live(db: sqlite3.Connection, channel_id: int) -> bool:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ndcass.errors import NotFound
-from ndcass.store.base import Job, JobState
+from ndcass.store.base import DELETE_JOB, Job, JobState
 from ndcass.store.embedded.sqlite import Database, json_text
 
 MOST_JOBS = 1000
 # One step of housekeeping drops at most so many.
 MOST_PRUNED = 1000
+# A delete that failed for good is not tried again before.
+FAILED_DELETE_S = 3600.0
 
 _JOB = (
     "SELECT id, kind, channel_id, detail, state, done_units, total_units, error, created_s "
@@ -56,6 +58,15 @@ class EmbeddedJobs:
             values,
         )
         return _known_job(db, job_id)
+
+    def has_delete(self, db: sqlite3.Connection, channel_id: int) -> bool:
+        """Whether a job that removes a channel's data is under way, or failed a short while ago."""
+        row = db.execute(
+            "SELECT 1 FROM jobs WHERE channel_id = ? AND kind = ? AND"
+            " (state IN ('PENDING', 'STARTED') OR (state = 'FAILURE' AND ended_s > ?)) LIMIT 1",
+            (channel_id, DELETE_JOB, self._now_s() - FAILED_DELETE_S),
+        ).fetchone()
+        return row is not None
 
     async def claim(self, kinds: Sequence[str], *, owner: str, lease_s: float) -> Job | None:
         """As `Jobs.claim`."""

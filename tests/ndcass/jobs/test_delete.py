@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ndcass.errors import StoreError
+from ndcass.errors import CorruptValue, NotFound
+from ndcass.geometry import Box
 from ndcass.jobs import HANDLERS
 from ndcass.jobs.runner import run_jobs
 from ndcass.merge import WriteOp
@@ -23,6 +24,7 @@ from ndcass.store.base import (
 )
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
+from ndcass.volume import Place, cutout_writer
 
 
 @pytest.fixture(params=["memory", "embedded"])
@@ -104,7 +106,7 @@ async def test_a_delete_that_failed_half_way_can_be_run_again(
     [first] = await stores.jobs.jobs()
 
     async def fail(channel_id: int) -> int:
-        raise StoreError("no")
+        raise CorruptValue("no")
 
     with monkeypatch.context() as patch:
         patch.setattr(stores.cuboids, "delete_channel", fail)
@@ -113,3 +115,24 @@ async def test_a_delete_that_failed_half_way_can_be_run_again(
     again = await stores.jobs.submit(DELETE_JOB, channel.id, {})
     assert (await run_until_ended(stores, again.id)).state == JobState.SUCCESS
     assert await parts_of(stores, channel.id) == (0, 0, 0)
+
+
+@pytest.mark.usefixtures("project")
+async def test_a_write_that_ends_after_its_channels_deletion_leaves_nothing(stores: Stores) -> None:
+    channel = await filled_channel(stores, "em")
+    level = (await stores.catalog.dataset("brain")).level(0)
+    async with cutout_writer(stores) as writer:
+        voxels = np.ones((2, 2, 2), dtype="<u4")
+        await writer.write(Place(channel, level), 0, Box((0, 0, 0), (2, 2, 2)), voxels)
+        await stores.catalog.delete_channel("proj", "em")
+        [deletion] = await stores.jobs.jobs()
+        await run_until_ended(stores, deletion.id)
+        with pytest.raises(NotFound):
+            await writer.commit()
+    assert (await parts_of(stores, channel.id))[0] == 1
+    await stores.maintain()
+    [swept, _] = await stores.jobs.jobs()
+    assert (await run_until_ended(stores, swept.id)).state == JobState.SUCCESS
+    assert await parts_of(stores, channel.id) == (0, 0, 0)
+    await stores.maintain()
+    assert len(await stores.jobs.jobs()) == 2

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from ndcass.errors import Conflict, StoreTimeout
+from ndcass.errors import (
+    Conflict,
+    CorruptValue,
+    IncompatibleStore,
+    StoreError,
+    StoreFull,
+    StoreTimeout,
+    StoreUnavailable,
+)
 from ndcass.jobs.runner import Handler, JobLost, Progress, run_jobs
 from ndcass.store.base import Job, JobState, Stores
 from ndcass.store.embedded import open_embedded
@@ -115,6 +123,8 @@ async def _nothing(stores: Stores, job: Job, progress: Progress) -> None:
     [
         (Conflict("it is\nin use"), "it is"),
         (Conflict(""), "Conflict"),
+        (CorruptValue("it is damaged"), "it is damaged"),
+        (IncompatibleStore("it is newer"), "it is newer"),
         (KeyError("/secret/path"), "unexpected KeyError, see the log of the worker"),
         (Conflict("x" * 9999), "x" * 500),
     ],
@@ -232,21 +242,22 @@ async def test_an_idle_worker_stops_at_once(stores: MemoryStores) -> None:
         await task
 
 
-async def test_a_store_that_is_late_puts_a_job_off(
-    stores: MemoryStores, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("kind", [StoreTimeout, StoreUnavailable, StoreFull, StoreError])
+async def test_a_store_that_fails_puts_a_job_off(
+    stores: MemoryStores, caplog: pytest.LogCaptureFixture, kind: type[StoreError]
 ) -> None:
     job = await stores.jobs.submit("work", 1, {})
     tries: list[str] = []
 
-    async def late_once(stores: Stores, job: Job, progress: Progress) -> None:
+    async def fails_once(stores: Stores, job: Job, progress: Progress) -> None:
         tries.append("try")
         if len(tries) == 1:
-            raise StoreTimeout("too late")
+            raise kind("not now")
 
-    async with worker(stores, {"work": late_once}, lease_s=0.05):
+    async with worker(stores, {"work": fails_once}, lease_s=0.05):
         await state_of(stores, job, JobState.SUCCESS)
     assert len(tries) == 2
-    assert "put off: too late" in caplog.text
+    assert "put off: not now" in caplog.text
 
 
 async def test_a_worker_outlives_a_store_that_does_not_answer(

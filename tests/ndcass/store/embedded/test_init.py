@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ndcass.errors import IncompatibleStore, StoreError, StoreTimeout
+from ndcass.errors import IncompatibleStore, StoreError, StoreFull, StoreTimeout
 from ndcass.store import embedded
 from ndcass.store.base import Stores
 from ndcass.store.embedded import DATABASE_NAME, MARKER_NAME, open_embedded
@@ -191,3 +191,27 @@ async def test_the_catalogue_is_closed_even_if_the_cuboids_cannot_be(
     with pytest.raises(StoreError, match="no"):
         await stores.close()
     assert not (await stores.health()).ready
+
+
+# -- housekeeping
+
+
+async def test_what_is_left_over_is_seen_to_though_the_cuboids_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores: Any = await open_embedded(tmp_path)
+    seen = []
+
+    async def fail() -> None:
+        raise StoreFull("no")
+
+    async def channel_ids() -> list[int]:
+        seen.append("ids")
+        return []
+
+    monkeypatch.setattr(stores.cuboids, "maintain", fail)
+    monkeypatch.setattr(stores.cuboids, "channel_ids", channel_ids)
+    with pytest.raises(StoreFull):
+        await stores.maintain()
+    assert seen == ["ids"]
+    await stores.close()

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from ndcass.errors import InvalidRequest, NotFound
-from ndcass.store.base import JobState
+from ndcass.model import Channel, Dataset, Project
+from ndcass.store.base import DELETE_JOB, JobState
 from ndcass.store.embedded import KEEP_ENDED_JOBS_S, EmbeddedStores, open_embedded
+from ndcass.store.embedded.jobs import FAILED_DELETE_S
 
 
 class Clock:
@@ -115,6 +117,24 @@ async def test_only_jobs_that_ended_long_ago_are_dropped(
     clock.now_s += 1
     await stores.maintain()
     assert {job.id for job in await stores.jobs.jobs()} == {waiting.id, started.id}
+
+
+async def test_a_delete_that_failed_for_good_is_tried_again_later(
+    stores: EmbeddedStores, clock: Clock
+) -> None:
+    await stores.catalog.create_dataset(Dataset("brain", 10, 10, 10, 1))
+    await stores.catalog.create_project(Project("proj", 1, "brain"))
+    channel = await stores.catalog.create_channel(Channel(0, "proj", "em", "image", "uint8"))
+    await stores.catalog.delete_channel("proj", "em")
+    job = await stores.jobs.claim([DELETE_JOB], owner="a", lease_s=10)
+    assert job is not None
+    await stores.jobs.finish(job.id, owner="a", error="damaged")
+    clock.now_s += FAILED_DELETE_S - 1
+    assert await stores.catalog.delete_unknown([channel.id]) == 0
+    clock.now_s += 1
+    assert await stores.catalog.delete_unknown([channel.id]) == 1
+    assert await stores.catalog.delete_unknown([channel.id]) == 0
+    assert len(await stores.jobs.jobs(channel_id=channel.id)) == 2
 
 
 async def test_details_that_are_not_json_change_nothing(stores: EmbeddedStores) -> None:
