@@ -179,22 +179,31 @@ class GroupRunner(Generic[T]):
         self._thread.shutdown()
 
     async def _work(self) -> None:
+        group: list[tuple[T, asyncio.Future[None]]] = []
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting, []
+                outcomes = await self._outcomes([item for item, _ in group])
+                for (_, done), outcome in zip(group, outcomes, strict=True):
+                    if done.done():  # the caller was cancelled meanwhile
+                        continue
+                    if outcome is None:
+                        done.set_result(None)
+                    else:
+                        done.set_exception(outcome)
+        finally:
+            # Only at the end of the loop is this cancelled; nobody may wait for ever then.
+            for _, done in (*group, *self._waiting):
+                done.cancel()
+            self._waiting.clear()
+            self._busy = None
+
+    async def _outcomes(self, items: Sequence[T]) -> Sequence[Exception | None]:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            group, self._waiting = self._waiting, []
-            try:
-                items = [item for item, _ in group]
-                outcomes = await loop.run_in_executor(self._thread, self._func, items)
-            except Exception as error:  # noqa: BLE001 - every caller of the group gets it
-                outcomes = [error] * len(group)
-            for (_, done), outcome in zip(group, outcomes, strict=True):
-                if done.done():  # the caller was cancelled meanwhile
-                    continue
-                if outcome is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(outcome)
-        self._busy = None
+        try:
+            return await loop.run_in_executor(self._thread, self._func, items)
+        except Exception as error:  # noqa: BLE001 - every caller of the group gets it
+            return [error] * len(items)
 
 
 async def one_ahead(
@@ -298,6 +307,16 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait for its end, whatever it is."""
     task.cancel()
     await _ended(task)
+
+
+async def to_its_end(call: Coroutine[Any, Any, R]) -> R:
+    """Await what must not be left half-way: a caller that is cancelled waits for its end first."""
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await _ended(task)
+        raise
 
 
 async def _ended(future: asyncio.Future[Any]) -> None:

@@ -84,7 +84,10 @@ class Accounts:
         entries, self._unwritten = self._unwritten, []
         lost, self._lost = self._lost, 0
         if entries or lost:
-            await run_cpu(_write, entries, lost)
+            try:
+                await run_cpu(_write, entries, lost)
+            except OSError:  # a full disk, a reader that left: no reason to stop anything
+                self._lost += len(entries) + lost
 
     async def run(self, stop: asyncio.Event) -> None:
         """Write now and then until `stop`, and what is left then."""

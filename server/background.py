@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -26,6 +27,8 @@ LAG_CHECK_S = 0.25
 # The lag of a moment ago fades, so that a scrape every 15 s still sees the worst.
 LAG_KEPT = 0.98
 SNAPSHOT_S = 2.0
+# Work that failed is begun again after this time.
+RESTART_S = 1.0
 
 
 async def background(app: web.Application) -> AsyncIterator[None]:
@@ -49,9 +52,10 @@ async def _work(app: web.Application, stop: asyncio.Event) -> None:
     stores = app[STORES]
     owner = f"{socket.gethostname()}-{os.getpid()}-{metrics.worker}"
     async with asyncio.TaskGroup() as group:
-        group.create_task(run_jobs(stores, HANDLERS, owner=owner, stop=stop, poll_s=JOB_POLL_S))
-        group.create_task(_watch_loop(app, stop))
-        group.create_task(app[ACCOUNTS].run(stop))
+        jobs = partial(run_jobs, stores, HANDLERS, owner=owner, stop=stop, poll_s=JOB_POLL_S)
+        group.create_task(_again_and_again(jobs, stop))
+        group.create_task(_again_and_again(lambda: _watch_loop(app, stop), stop))
+        group.create_task(_again_and_again(lambda: app[ACCOUNTS].run(stop), stop))
         deadlines = app[DEADLINES]
         group.create_task(_every(deadlines.check_s, stop, deadlines.check))
         # Each worker: they agree by the files' locks, and each has maps of its own to let go of.
@@ -59,6 +63,20 @@ async def _work(app: web.Application, stop: asyncio.Event) -> None:
         group.create_task(_every(interval_s, stop, stores.maintain))
         if metrics.folder is not None:
             group.create_task(_every(SNAPSHOT_S, stop, lambda: leave_snapshot(app)))
+
+
+async def _again_and_again(work: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    """Work that goes on until `stop`; if it fails it is logged and begun again.
+
+    None of them may take the others with it: without deadlines and housekeeping a worker would
+    answer for a while and then no more.
+    """
+    while not stop.is_set():
+        try:
+            await work()
+        except Exception:
+            log.exception("work in the background failed")
+            await _stopped_within(stop, RESTART_S)
 
 
 async def _every(

@@ -15,6 +15,7 @@ from ndcass.concurrency import (
     one_ahead,
     run_cpu,
     run_threads,
+    to_its_end,
     with_companion,
 )
 from ndcass.errors import NotFound, StoreFull, TooLarge
@@ -553,3 +554,37 @@ async def test_a_cancelled_caller_ends_both(steps: int) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert sorted(ended) == sorted(begun)
+
+
+async def test_a_group_runner_whose_task_was_cancelled_can_be_closed() -> None:
+    gate = threading.Event()
+
+    def slow(items: Sequence[int]) -> list[Exception | None]:
+        gate.wait(20)
+        return [None] * len(items)
+
+    runner: GroupRunner[int] = GroupRunner(slow)
+    caller = asyncio.create_task(runner.run(1))
+    await asyncio.sleep(0.01)
+    assert runner._busy is not None
+    runner._busy.cancel()  # as the end of a loop does with all tasks
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    gate.set()
+    async with asyncio.timeout(10):
+        await runner.close()
+
+
+async def test_a_call_to_its_end_outlasts_the_cancellation_of_its_caller() -> None:
+    steps: list[str] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0.02)
+        steps.append("done")
+
+    caller = asyncio.create_task(to_its_end(work()))
+    await asyncio.sleep(0.005)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert steps == ["done"]

@@ -13,7 +13,6 @@ Morton order. Value: kind, write id, then a location, or the payload itself wher
 constant cuboid needs no record). A cuboid of nothing but zeros and no exceptions has no entry.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import enum
@@ -35,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ndcass import codec
-from ndcass.concurrency import GroupRunner, run_cpu
+from ndcass.concurrency import GroupRunner, run_cpu, to_its_end
 from ndcass.errors import CorruptValue, NdcassError, StoreError, StoreFull, StoreTimeout
 from ndcass.geometry import Zyx
 from ndcass.merge import (
@@ -81,6 +80,10 @@ RESIDENT_S = 1.0
 PAGE = 1024
 # A segment with less of use than this share is copied and dropped.
 WORTH_KEEPING = 0.5
+# Segments that one step of housekeeping copies at most.
+SEGMENTS_A_STEP = 8
+# An empty file is that old before it counts as left over: a writer may be about to fill it.
+LEFT_OVER_S = 3600.0
 # How often a reader asks the index anew when a segment went away under its hands.
 TRIES = 8
 
@@ -149,6 +152,8 @@ class EmbeddedCuboids:
         # never stands for another payload, so a row is right as long as the index has its value.
         self._rows: dict[bytes, CuboidRow] = {}
         self._rows_until_s = 0.0
+        # Segment -> bytes that could not be copied out of it: looked at again when they change.
+        self._unemptied: dict[int, int] = {}
 
     @classmethod
     def open(cls, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> Self:
@@ -164,6 +169,7 @@ class EmbeddedCuboids:
                 max_readers=1024,
                 mode=0o600,
             )
+            env.reader_check()  # a reader that was killed would keep freed pages from being used
             sync_folder(folder)
         except lmdb.Error as error:
             raise StoreError(f"the index of the store cannot be opened: {error}") from error
@@ -287,6 +293,20 @@ class EmbeddedCuboids:
                 page.append(CuboidAddress(*_KEY.unpack(cursor.key())))
                 more = cursor.next()
             return page
+
+    async def channel_ids(self) -> list[int]:
+        """Every channel that has a cuboid, ascending."""
+        return await run_cpu(self._channel_ids)
+
+    def _channel_ids(self) -> list[int]:
+        with _index_errors(), self._env.begin(self._cuboids) as txn, txn.cursor() as cursor:
+            found: list[int] = []
+            more = cursor.first()
+            while more:
+                (channel_id,) = _PREFIX.unpack(cursor.key()[: _PREFIX.size])
+                found.append(channel_id)
+                more = cursor.set_range(_PREFIX.pack(channel_id + 1))
+            return found
 
     async def verify(
         self, addresses: Sequence[CuboidAddress]
@@ -427,9 +447,12 @@ class EmbeddedCuboids:
             writer.close()
 
     async def commit(self, commit: _Commit) -> None:
-        """Make a batch durable and visible, together with others that wait."""
+        """Make a batch durable and visible, together with others that wait.
+
+        Whoever is cancelled meanwhile waits: until then the segments are in use.
+        """
         if commit.entries:
-            await self._commits.run(commit)
+            await to_its_end(self._commits.run(commit))
 
     def _commit_group(self, commits: Sequence[_Commit]) -> list[Exception | None]:
         """One sync and one transaction for several batches; runs in a thread."""
@@ -438,7 +461,7 @@ class EmbeddedCuboids:
             try:
                 writer.sync()
             except (OSError, StoreError) as error:
-                broken = store_error(error) if isinstance(error, OSError) else error
+                broken = _as_ours(error)
                 outcomes |= {
                     index: broken
                     for index, commit in enumerate(commits)
@@ -447,11 +470,10 @@ class EmbeddedCuboids:
         good = [(i, commit) for i, commit in enumerate(commits) if i not in outcomes]
         try:
             self._transact([commit for _, commit in good])
-        except (NdcassError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - one of them fails, whatever with
             if len(good) > 1:  # one bad write must not take the others with it
                 return [outcomes.get(i) or self._commit_alone(c) for i, c in enumerate(commits)]
-            failed = store_error(error) if isinstance(error, OSError) else error
-            outcomes |= {i: failed for i, _ in good}
+            outcomes |= {i: _as_ours(error) for i, _ in good}
         return [outcomes.get(index) for index in range(len(commits))]
 
     def _commit_alone(self, commit: _Commit) -> Exception | None:
@@ -537,10 +559,19 @@ class EmbeddedCuboids:
 
     async def maintain(self) -> None:
         """Drop or copy one segment that holds little of use, if there is one."""
-        await run_cpu(self._reader.forget_dropped)
-        segment = await run_cpu(self._wasteful_segment)
-        if segment is not None:
+        await run_cpu(self._look_after)
+        for _ in range(SEGMENTS_A_STEP):
+            segment = await run_cpu(self._wasteful_segment)
+            if segment is None:
+                return
             await self._copy_segment(segment)
+            self._unemptied[segment] = await run_cpu(self._live_bytes, segment)
+
+    def _look_after(self) -> None:
+        """Let go of what other processes dropped, and of readers that were killed."""
+        with _index_errors():
+            self._env.reader_check()
+        self._reader.forget_dropped()
 
     def _wasteful_segment(self) -> int | None:
         with self._lock:
@@ -556,14 +587,29 @@ class EmbeddedCuboids:
         for path in sorted(self._folder.glob("*.seg")):
             segment = int(path.stem, 16)
             with contextlib.suppress(FileNotFoundError):
-                if self._waste(segment, path.stat().st_size) and not _is_locked(path):
+                if self._is_left_over(path):
+                    path.unlink()
+                elif (
+                    self._waste(segment, path.stat().st_size)
+                    and self._unemptied.get(segment) != self._live_bytes(segment)
+                    and not _is_locked(path)
+                ):
                     return segment
         return None
 
+    def _is_left_over(self, path: Path) -> bool:
+        """Whether a file is of a writer that could not even write its first bytes."""
+        stat = path.stat()
+        return stat.st_size == 0 and time.time() - stat.st_mtime > LEFT_OVER_S
+
     def _waste(self, segment: int, size: int) -> bool:
+        return self._live_bytes(segment) < WORTH_KEEPING * size
+
+    def _live_bytes(self, segment: int) -> int:
+        """How many bytes of a segment the index points to."""
         with _index_errors(), self._env.begin(self._live) as txn:
             (live,) = _COUNT.unpack(txn.get(_PREFIX.pack(segment), _COUNT.pack(0)))
-        return bool(live < WORTH_KEEPING * size)
+        return int(live)
 
     async def _copy_segment(self, segment: int) -> None:
         """Copy what is of use, then drop the file. Readers that had it mapped keep their view."""
@@ -610,8 +656,8 @@ class EmbeddedCuboids:
         for address, value in self._current(addresses):
             if value is None or _segment_of(value) != segment:
                 continue
-            row = self._row(address, value)
             try:
+                row = self._row(address, value)
                 _decode(address, row)
             except CorruptValue as error:
                 log.error("a damaged value stays where it is: %s", error)
@@ -662,7 +708,6 @@ class EmbeddedBatch:
     def __init__(self, store: EmbeddedCuboids) -> None:
         self._store = store
         self._commit = store.new_commit()
-        self._committing: asyncio.Task[None] | None = None
 
     async def add(self, writes: Sequence[CuboidWrite]) -> None:
         """Merge, encode and append some cuboids."""
@@ -671,9 +716,7 @@ class EmbeddedBatch:
 
     async def commit(self) -> None:
         """Sync and publish."""
-        # A commit that has begun ends as one unit, whoever waits for it.
-        self._committing = asyncio.ensure_future(self._store.commit(self._commit))
-        await asyncio.shield(self._committing)
+        await self._store.commit(self._commit)
 
     async def __aenter__(self) -> Self:
         return self
@@ -684,13 +727,11 @@ class EmbeddedBatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._committing is not None and not self._committing.done():
-            # The caller was cancelled: the segment stays pinned until the commit is over.
-            self._committing.add_done_callback(lambda _: self._store.release(self._commit))
-            return
         self._store.release(self._commit)
 
 
+# Not a slice of what was posted: that would keep all of it in memory.
+_NO_VOXELS = np.empty((0, 0, 0), dtype=np.uint8)
 # A write that changes nothing; told from other payloads by identity.
 _NOTHING: list[codec.Buffer] = []
 
@@ -721,11 +762,11 @@ class _Prepared(NamedTuple):
         if self.redo is _RedoFrom.NEVER:
             return None
         if self.redo is _RedoFrom.PAYLOAD:
-            whole = dataclasses.replace(write, corner_zyx=_ORIGIN, voxels=write.voxels[:0])
+            whole = dataclasses.replace(write, corner_zyx=_ORIGIN, voxels=_NO_VOXELS)
             return _Redo(whole, value, write.cuboid_zyx)
         if self.spool_record is not None:
             stored = _AT.pack(_IN_SEGMENT, write_id, *locations[self.spool_record])
-            return _Redo(dataclasses.replace(write, voxels=write.voxels[:0]), stored, _ORIGIN)
+            return _Redo(dataclasses.replace(write, voxels=_NO_VOXELS), stored, _ORIGIN)
         # A copy: the caller's buffer takes the next slab while this one waits for its commit.
         return _Redo(dataclasses.replace(write, voxels=write.voxels.copy()), None, _ORIGIN)
 
@@ -752,6 +793,15 @@ def _prepare(
         )
         records.append(Record(write.address, write_id, parts))
     return _Prepared(write, expected, inline, record, redo, spool_record)
+
+
+def _as_ours(error: Exception) -> Exception:
+    """An error as a caller may see it; what nobody foresaw is logged and stays what it is."""
+    if isinstance(error, OSError):
+        return store_error(error)
+    if not isinstance(error, NdcassError):
+        log.error("a commit failed", exc_info=error)
+    return error
 
 
 def _new_segment() -> int:

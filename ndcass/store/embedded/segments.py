@@ -11,11 +11,13 @@ Which record counts says the index alone; one that nobody committed is rubbish.
     record  64 bytes: magic, payload size, address, write id, crc32c of these     then the payload
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import mmap
 import os
+import resource
 import struct
 import threading
 from collections import OrderedDict
@@ -34,8 +36,10 @@ from ndcass.store.base import CuboidAddress
 SEGMENT_BYTES = 1 << 30
 # Files grow ahead by this much (sparsely), so that a reader need not map anew after every write.
 GROW_BYTES = 64 << 20
-# Maps kept by a process: address space, not memory.
+# Maps kept by a process: address space, not memory. Each holds a file descriptor, of which other
+# things need some too.
 MAX_MAPS = 4096
+MAPS_SHARE = 0.5
 
 _FILE = struct.Struct("<8sQ")
 _FILE_MAGIC = b"NDCSEG\x00\x01"
@@ -105,6 +109,8 @@ class SegmentWriter:
             os.pwrite(self._fd, _FILE.pack(_FILE_MAGIC, segment).ljust(ALIGNMENT, b"\0"), 0)
             sync_folder(folder)
         except OSError:
+            with contextlib.suppress(OSError):
+                segment_path(folder, segment).unlink()
             os.close(self._fd)
             raise
 
@@ -173,6 +179,8 @@ class SegmentReader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = max(16, min(MAX_MAPS, int(files * MAPS_SHARE)))
         self._maps: OrderedDict[int, memoryview] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -209,10 +217,7 @@ class SegmentReader:
         except FileNotFoundError as error:
             raise SegmentGone from error
         try:
-            size = os.fstat(fd).st_size
-            if size < needed:
-                raise CorruptValue(f"a segment of {size} bytes ends before a record it should hold")
-            mapped = memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ))
+            mapped = memoryview(_mapped(fd, needed))
         finally:
             os.close(fd)
         if _FILE.unpack_from(mapped) != (_FILE_MAGIC, segment):
@@ -220,9 +225,22 @@ class SegmentReader:
         with self._lock:
             self._maps[segment] = mapped
             self._maps.move_to_end(segment)
-            if len(self._maps) > MAX_MAPS:
+            if len(self._maps) > self._most:
                 self._maps.popitem(last=False)
         return mapped
+
+
+def _mapped(fd: int, needed: int) -> mmap.mmap:
+    """All of a file, which its writer may cut to what it used at this very moment."""
+    while True:
+        size = os.fstat(fd).st_size
+        if size < needed:
+            raise CorruptValue(f"a segment of {size} bytes ends before a record it should hold")
+        try:
+            return mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+        except ValueError:  # shorter than a moment ago; it is cut once, when it is closed
+            if os.fstat(fd).st_size >= size:
+                raise
 
 
 def is_resident(payload: memoryview) -> bool:

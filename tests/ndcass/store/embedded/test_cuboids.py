@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -660,3 +661,158 @@ async def test_a_reader_in_another_process_outlives_copied_segments(tmp_path: Pa
     finally:
         codec.WORTHWHILE = monkey
         await store.close()
+
+
+# -- what a reviewer broke
+
+
+async def test_a_cancelled_copy_keeps_its_segments_until_its_commit_is_over(
+    small_segments: EmbeddedCuboids, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in range(3):
+        await put(
+            small_segments, *(a_write(m, random_voxels(version * 20 + m, low=1)) for m in range(8))
+        )
+    await put(small_segments, *(a_write(m, random_voxels(200 + m, low=1)) for m in range(5)))
+    entered, gate = threading.Event(), threading.Event()
+    real = small_segments._commits._func
+    pinned: list[int] = []
+
+    def slow(commits: Any) -> Any:
+        entered.set()
+        gate.wait(20)
+        pinned.extend(len(commit.segments) for commit in commits)
+        return real(commits)
+
+    monkeypatch.setattr(small_segments._commits, "_func", slow)
+    copying = asyncio.create_task(small_segments.maintain())
+    assert await asyncio.to_thread(entered.wait, 20)
+    copying.cancel()
+    await asyncio.sleep(0.05)
+    assert not copying.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    assert pinned
+    assert all(pinned)
+    monkeypatch.setattr(small_segments._commits, "_func", real)
+    await settle(small_segments)
+    for morton in range(8):
+        seed = 200 + morton if morton < 5 else 40 + morton
+        assert np.array_equal(await voxels_of(small_segments, morton), random_voxels(seed, low=1))
+
+
+async def test_a_segment_that_is_cut_while_it_is_mapped_is_mapped_again(
+    store: EmbeddedCuboids, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(store, a_write(0, random_voxels(0)))
+    real = os.fstat
+    lies = [1]
+
+    def grown(fd: int) -> Any:
+        found = real(fd)
+        if lies:
+            lies.pop()
+            return os.stat_result((*found[:6], found.st_size + (1 << 20), *found[7:10]))
+        return found
+
+    monkeypatch.setattr(os, "fstat", grown)
+    assert np.array_equal(await voxels_of(store, 0), random_voxels(0))
+    assert not lies
+
+
+async def test_a_damaged_record_does_not_stop_housekeeping(tmp_path: Path) -> None:
+    store = EmbeddedCuboids.open(tmp_path, segment_bytes=1 << 20)
+    for version in range(12):
+        await put(store, *(a_write(m, random_voxels(version * 9 + m, low=1)) for m in range(4)))
+        await put(store, a_write(100 + version, random_voxels(version, low=1)))
+    await store.close()
+    for path in segments(tmp_path)[:2]:  # every record of the first that housekeeping looks at
+        content = bytearray(path.read_bytes())
+        for at in range(500, len(content), 9000):
+            content[at] ^= 1
+        path.write_bytes(content)
+    before = len(segments(tmp_path))
+    store = EmbeddedCuboids.open(tmp_path, segment_bytes=1 << 20)
+    try:
+        await settle(store)
+        assert len(segments(tmp_path)) < before - 4
+    finally:
+        await store.close()
+
+
+async def test_a_segment_that_cannot_be_begun_leaves_no_file(
+    store: EmbeddedCuboids, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StoreFull):
+        await put(store, a_write(0, random_voxels(0)))
+    assert segments(tmp_path) == []
+
+
+async def test_a_batch_keeps_nothing_of_the_arrays_it_was_given(store: EmbeddedCuboids) -> None:
+    async with store.batch() as batch:
+        await batch.add([a_write(0, random_voxels(0, (3, 3, 3), 1), corner=(1, 1, 1))])
+        (entry,) = batch._commit.entries
+        assert entry.redo is not None
+        assert entry.redo.write.voxels.base is None
+
+
+async def test_an_error_that_nobody_foresaw_fails_one_write_of_a_group_only(
+    store: EmbeddedCuboids, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(store, "_merge_again", broken)
+    async with store.batch() as good, store.batch() as bad:
+        await bad.add([a_write(0, random_voxels(1, (3, 3, 3), 1))])
+        await put(store, a_write(0, random_voxels(2, (3, 3, 3), 1)))
+        await good.add([a_write(1, random_voxels(3))])
+        outcomes = store._commit_group([bad._commit, good._commit])
+    assert isinstance(outcomes[0], MemoryError)
+    assert outcomes[1] is None
+    assert np.array_equal(await voxels_of(store, 1), random_voxels(3))
+
+
+_STUCK_READER = textwrap.dedent(
+    """
+    import sys, time
+    from pathlib import Path
+    from ndcass.store.embedded.cuboids import EmbeddedCuboids
+    store = EmbeddedCuboids.open(Path(sys.argv[1]))
+    with store._env.begin(store._cuboids) as txn:
+        txn.get(b"x")
+        print("reading", flush=True)
+        time.sleep(60)
+    """
+)
+
+
+async def test_a_reader_that_was_killed_is_forgotten(
+    store: EmbeddedCuboids, tmp_path: Path
+) -> None:
+    await put(store, a_write(0, random_voxels(0)))
+    reader = subprocess.Popen(
+        [sys.executable, "-c", _STUCK_READER, str(tmp_path)], stdout=subprocess.PIPE
+    )
+    with reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"reading\n"
+        reader.kill()
+    assert str(reader.pid) in store._env.readers()
+    await store.maintain()
+    assert str(reader.pid) not in store._env.readers()
+
+
+async def test_channels_with_cuboids_are_listed(store: EmbeddedCuboids) -> None:
+    assert await store.channel_ids() == []
+    for channel in (7, 1, 1 << 40):
+        address = CuboidAddress(channel, 1, 2, 3, 4)
+        await put(
+            store, CuboidWrite(address, WriteOp.MERGE, SMALL, (0, 0, 0), random_voxels(1, SMALL))
+        )
+    assert await store.channel_ids() == [1, 7, 1 << 40]
