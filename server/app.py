@@ -40,6 +40,7 @@ from ndcass.server.background import background
 from ndcass.server.metrics import Metrics, metrics_file
 from ndcass.server.middleware import add_headers, answer
 from ndcass.server.progress import Deadlines
+from ndcass.server.protocol import Everything, Runner, expect
 from ndcass.server.routes import ROUTES
 from ndcass.server.routing import Route, Router
 from ndcass.server.workers import Supervisor
@@ -83,7 +84,9 @@ def make_app(
     )
     app[ROUTER] = Router(routes)
     app[STOPPING] = asyncio.Event()
-    app.router.add_route("*", "/{path:.*}", answer)
+    everything = Everything("/")
+    app.router.register_resource(everything)
+    everything.add_route("*", answer, expect_handler=expect)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(background)
     return app
@@ -202,7 +205,7 @@ async def _serve_until_stopped(settings: Settings, sock: socket.socket, metrics:
         loop.add_reader(parent.sentinel, stop.set)
     async with _open_stores(settings) as stores:
         app = make_app(settings, stores, metrics=metrics)
-        runner = web.AppRunner(app, **server_options(settings.server))
+        runner = Runner(app, **server_options(settings.server))
         await runner.setup()
         try:
             site = web.SockSite(runner, sock, backlog=BACKLOG)

@@ -17,7 +17,9 @@ from ndcass.server.accounts import Entry
 from ndcass.server.app_keys import ACCOUNTS, DEADLINES, METRICS, ROUTER, SETTINGS, STOPPING
 from ndcass.server.exchange import EXCHANGE, Exchange
 from ndcass.server.http_errors import error_response, plain_error
+from ndcass.server.params import check_options
 from ndcass.server.progress import PROGRESS
+from ndcass.server.protocol import SERVER
 from ndcass.server.routing import (
     SHOWN_CHARACTERS,
     MethodNotAllowed,
@@ -25,7 +27,7 @@ from ndcass.server.routing import (
     normal_path,
     plane_of,
 )
-from ndcass.server.streaming import USAGE
+from ndcass.server.streaming import USAGE, expects_continue, not_asked_for_body
 from ndcass.volume import Usage
 
 log = logging.getLogger("ndcass.server")
@@ -99,6 +101,8 @@ async def _within_deadline(request: web.Request, exchange: Exchange) -> web.Stre
 
 async def _handled(request: web.Request, exchange: Exchange) -> web.StreamResponse:
     """What the handler of the path returns."""
+    if "Expect" in request.headers and not expects_continue(request):
+        raise web.HTTPExpectationFailed
     raw = request.raw_path
     path = normal_path(raw if raw.startswith("/") else request.rel_url.raw_path)
     exchange.plane = plane_of(path)
@@ -108,6 +112,7 @@ async def _handled(request: web.Request, exchange: Exchange) -> web.StreamRespon
     route, match = router.find(request.method, path)
     exchange.route, exchange.match = route, match
     exchange.plane = plane_of(route.template)
+    check_options(request)
     return await route.handler(request, match)
 
 
@@ -194,11 +199,12 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     """The headers of every answer; aiohttp calls this when an answer's headers are about to go."""
     exchange = request.get(EXCHANGE)
     headers = response.headers
-    headers["Server"] = "ndcass"
-    if exchange is None:
+    headers["Server"] = SERVER
+    if exchange is None:  # aiohttp's own answer to what has no path at all
+        headers["X-Request-Id"] = _request_id(request)
         return
     exchange.response = response
-    if request.app[STOPPING].is_set():
+    if request.app[STOPPING].is_set() or not_asked_for_body(request):
         response.force_close()
         headers["Connection"] = "close"
     headers["X-Request-Id"] = exchange.request_id

@@ -19,7 +19,8 @@ _PROJINFO = "/sd/{token}/projinfo{junk}"
 _BOX = "/sd/{token}/[{channels}/]{npz|raw|zip|blosc|hdf5}/{box}"
 _POST_BOX = "/sd/{token}/[{channels}/]{npz|raw|blosc|hdf5}/{box}"
 _PLANE = "/sd/{token}/[{channels}/]{xy|xz|yz}/{plane}"
-_NEVER_POSTED = "/sd/{token}/[{channels}/]{zip|jpeg|diff|xy|xz|yz|id|ids}/{rest}"
+_NEVER_POSTED = "/sd/{token}/[{channels}/]{zip|jpeg|diff|xy|xz|yz|xyanno|xzanno|yzanno|minproj|maxproj|mcfc|id|ids}/{rest}"
+_BLAZE = "/sd/{token}/[{channels}/]blaze/{rest}"
 
 # fmt: off
 ROUTES = (
@@ -33,10 +34,11 @@ ROUTES = (
     Route("GET", "/sd/public_tokens/", project.public_tokens, "Names of the public tokens.", aliases=("/public_tokens/",)),
     Route("GET", "/sd/public_datasets/", project.public_datasets, "Names of the public datasets."),
     Route("GET", "/sd/{token}/chaninfo/", info.read_channel_info, "The channels of a project as JSON."),
-    Route("GET", "/sd/{token}/volume.vikingxml", info.read_viking_xml, "The volume as the viewer Viking wants it."),
-    Route("GET", f"/sd{_RESERVE}", info.reserve_ids, "Reserve object ids: [first, count].", aliases=(_RESERVE,)),
+    Route("GET", "/sd/{token}/volume.vikingxml", info.read_viking_xml, "The volume as the viewer Viking wants it.", aliases=("/sd/{token}/volume.vikingxml/",)),
+    Route("GET", f"/sd{_RESERVE}", info.reserve_ids, "Reserve object ids: [first, count].", aliases=(_RESERVE,), changes=True),
     Route("POST", f"/sd{_RESERVE}", info.reserve_ids, "Reserve object ids: [first, count].", aliases=(_RESERVE,)),
     Route("POST", _NEVER_POSTED, refusal.refuse_post, "Refused: these services are for reading.", refuses=True),
+    Route("GET", _BLAZE, refusal.refuse_blaze, "Refused: nothing can be read from blaze.", refuses=True),
     # -- resources
     Route("GET", "/resource/dataset/", project.list_datasets, "Names of the datasets that the caller may see."),
     Route("GET", "/resource/publicdataset/", project.public_datasets, "Names of the public datasets."),

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from ndcass.errors import NdcassError, NotFound
+from ndcass.errors import InvalidRequest, NdcassError, NotFound
 from ndcass.server.http_errors import Plane
 from ndcass.server.match import Match
 
@@ -78,6 +78,8 @@ class Route:
         Whether an anonymous caller who may not gets 401 instead of 403.
     refuses : bool
         Whether it only says no: then it does not make its path known for other methods.
+    changes : bool
+        Whether it changes something, even as a GET: then HEAD is not for it.
     """
 
     method: str
@@ -87,6 +89,7 @@ class Route:
     aliases: tuple[str, ...] = ()
     challenge: bool = False
     refuses: bool = False
+    changes: bool = False
     patterns: tuple[tuple[str, re.Pattern[str]], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -174,6 +177,8 @@ class Router:
 
         Raises
         ------
+        InvalidRequest
+            If a list of channels has an empty name.
         NotFound
             If no template fits the path.
         MethodNotAllowed
@@ -185,7 +190,7 @@ class Router:
             found = pattern.fullmatch(path)
             if found is None:
                 continue
-            if route.method == wanted:
+            if route.method == wanted and method in _methods(route):
                 return route, _match(found)
             if not route.refuses:
                 allowed += [m for m in _methods(route) if m not in allowed]
@@ -215,12 +220,14 @@ def plane_of(path: str) -> Plane:
 
 
 def _methods(route: Route) -> tuple[str, ...]:
-    return ("GET", "HEAD") if route.method == "GET" else (route.method,)
+    return ("GET", "HEAD") if route.method == "GET" and not route.changes else (route.method,)
 
 
 def _match(found: re.Match[str]) -> Match:
     names = found.groupdict()
     channels = names.pop("channels", None)
+    if channels is not None and "" in channels.split(","):
+        raise InvalidRequest(f"the list of channels {channels[:80]!r} has an empty name in it")
     return Match(
         token=names.pop("token", ""),
         channels=tuple(channels.split(",")) if channels is not None else None,

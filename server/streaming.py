@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from dataclasses import dataclass
 from typing import Self
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from ndcass.concurrency import run_cpu
 from ndcass.errors import BadBody, InvalidOption, TooLarge
@@ -27,6 +27,7 @@ ENCODINGS = frozenset({"gzip", "lz4"})
 Pieces = AsyncGenerator[bytes | memoryview, None]
 
 USAGE: web.RequestKey[Usage] = web.RequestKey("usage", Usage)
+_ASKED: web.RequestKey[bool] = web.RequestKey("asked for the body", bool)
 
 
 def usage_of(request: web.Request) -> Usage:
@@ -57,7 +58,7 @@ class Body:
         Raises
         ------
         TooLarge
-            If the box is larger than a body may be.
+            If the box, or the announced length, is more than a body may have.
         BadBody
             If the announced length cannot be one of this box.
         InvalidOption
@@ -65,6 +66,9 @@ class Body:
         """
         if voxel_bytes > limit:
             raise TooLarge("box", asked=voxel_bytes, limit=limit)
+        length = request.content_length
+        if length is not None and length > limit:
+            raise TooLarge("body", asked=length, limit=limit)
         encoding = request.headers.get("Content-Encoding", "").strip().lower() or None
         if encoding == "identity":
             encoding = None
@@ -74,7 +78,6 @@ class Body:
                 f"{', '.join(sorted(ENCODINGS))}"
             )
         most = voxel_bytes + int(voxel_bytes * share) + OVERHEAD_BYTES
-        length = request.content_length
         if length is not None and length > most:
             raise BadBody(f"the body has {length} bytes, the box only {voxel_bytes}")
         return cls(encoding, most)
@@ -91,6 +94,24 @@ class Body:
         return memoryview(buffer)
 
 
+def expects_continue(request: web.Request) -> bool:
+    """Whether the client wants to be asked for its body before it sends it."""
+    return request.headers.get("Expect", "").strip().lower() == "100-continue"
+
+
+def not_asked_for_body(request: web.Request) -> bool:
+    """Whether the client may still wait with its body; what it sends next is anybody's guess."""
+    return "Expect" in request.headers and not request.get(_ASKED) and not request.content.is_eof()
+
+
+async def _ask_for_body(request: web.Request) -> None:
+    """Let a client that waits for it send its body: permission, URL and size are in order."""
+    request[_ASKED] = True
+    if expects_continue(request) and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # of the answer, nothing has been sent yet
+
+
 async def chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
     """The body as it arrives.
 
@@ -104,6 +125,7 @@ async def chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
     wait_s = request.app[SETTINGS].server.receive_timeout_s
     progress = request[PROGRESS]
     silent = f"nothing of the body came for {wait_s:g} s"
+    await _ask_for_body(request)
     while True:
         began_s = time.perf_counter()
         progress.waits(wait_s, silent)

@@ -55,7 +55,7 @@ class StreamEncoder(Protocol):
 
     @property
     def suffix(self) -> str | None:
-        """End of the file name in Content-Disposition; None if the format sends none."""
+        """What follows the dot of the file name in Content-Disposition; None if there is none."""
 
     @property
     def length(self) -> int | None:

@@ -16,7 +16,6 @@ from ndcass.server.formats.pickled import (
 )
 
 CONTENT_TYPE = "product/blosc"
-SUFFIX = "ndcutout.blosc"
 
 # Three times as fast as the original's 9; noisy tissue, half of it two bytes a voxel as text,
 # grows from 1.2 to 1.5 times its size, labels shrink alike.

@@ -20,7 +20,6 @@ from ndcass.server.formats.base import Dtype, Layout, Voxels, as_voxels, text_sh
 from ndcass.server.formats.deflate import FAST_LEVEL, Inflater, is_worth_compressing
 
 CONTENT_TYPE = "product/hdf5"
-SUFFIX = "ndcutout.h5"
 
 CUTOUT = "CUTOUT"
 CHANNEL_TYPE = "CHANNELTYPE"

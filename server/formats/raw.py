@@ -10,7 +10,7 @@ class RawEncoder:
     """Passes voxels on as they are."""
 
     content_type = "product/raw"
-    suffix = "ndcutout.raw"
+    suffix = "raw"
     content_encoding = None
     cpu = False
 

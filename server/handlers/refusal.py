@@ -11,3 +11,8 @@ async def refuse_post(request: web.Request, match: Match) -> web.StreamResponse:
     raise InvalidOption(
         f"nothing can be posted to {match.service}; post to npz, raw, blosc or hdf5"
     )
+
+
+async def refuse_blaze(request: web.Request, match: Match) -> web.StreamResponse:
+    """GET of blaze, which only ever took: 400, as clients of the original know it."""
+    raise InvalidOption("nothing can be read from blaze; read npz, raw, zip, blosc or hdf5")

@@ -12,6 +12,7 @@ from ndcass.config import Settings
 from ndcass.keys import hash_key
 from ndcass.server.app import make_app, server_options
 from ndcass.server.metrics import Metrics
+from ndcass.server.protocol import Runner
 from ndcass.server.routes import ROUTES
 from ndcass.server.routing import Route
 from ndcass.store.base import Stores
@@ -84,6 +85,13 @@ class Running:
         return await self.request("POST", path, user=user, data=b"\1" * 24, headers=headers)
 
 
+class _Server(TestServer):
+    """Runs the application as the command line does."""
+
+    async def _make_runner(self, **options: Any) -> Runner:  # whatever aiohttp takes
+        return Runner(self.app, **options)
+
+
 @asynccontextmanager
 async def running(
     stores: Stores,
@@ -99,7 +107,7 @@ async def running(
         await stores.catalog.add_key(user.id, hash_key(key))
     options = server_options(settings.server)
     del options["handler_cancellation"]  # the test server sets it itself
-    server: TestServer = TestServer(make_app(settings, stores, metrics=metrics, routes=routes))
+    server = _Server(make_app(settings, stores, metrics=metrics, routes=routes))
     await server.start_server(**options)
     async with TestClient(server) as client:
         yield Running(client, stores)

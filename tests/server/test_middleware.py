@@ -128,12 +128,34 @@ async def test_other_method_is_405_with_json(method: str) -> None:
         assert method in json.loads(await answer.text())["detail"]
 
 
-@pytest.mark.parametrize("service", ["zip", "jpeg", "xy", "id"])
+@pytest.mark.parametrize(
+    "service", "zip jpeg xy id xyanno xzanno yzanno minproj maxproj mcfc".split()
+)
 async def test_post_to_what_only_reads_is_400_with_a_text(service: str) -> None:
     async with serving(hello) as app:
         answer = await app.request("POST", f"/nd/sd/t/c/{service}/0/1,2/3,4/5/", data=b"x")
         assert answer.status == 400
         assert "post to npz" in await answer.text()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_blaze_cannot_be_read_and_that_is_400(method: str) -> None:
+    async with serving(hello) as app:
+        assert await app.status("/nd/sd/t/c/blaze/0/1,2/3,4/5,6/", method=method) == 400
+
+
+async def test_option_that_is_there_twice_is_400() -> None:
+    async with serving(hello) as app:
+        answer = await app.request("POST", "/sd/x/?write=merge&write=replace")
+        assert answer.status == 400
+        assert "write" in await answer.text()
+        assert await app.status("/sd/x/?other=1&other=2&write=merge") == 200
+
+
+async def test_empty_channel_name_in_a_list_is_said_to_be_one(app: Running) -> None:
+    answer = await app.get("/nd/sd/t/a,,b/raw/0/1,2/3,4/5,6/")
+    assert answer.status == 404
+    assert "empty name" in await answer.text()
 
 
 async def test_unknown_service_is_404_with_a_text() -> None:

@@ -85,6 +85,19 @@ def test_aliases_and_optional_slashes_find_their_route(
     assert route.template == template
 
 
+def test_head_is_not_for_what_a_get_changes(router: Router) -> None:
+    with pytest.raises(MethodNotAllowed) as caught:
+        router.find("HEAD", "/sd/tok/chan/reserve/5/")
+    assert list(caught.value.allowed) == ["GET", "POST", "OPTIONS"]
+    assert router.methods("/tok/chan/reserve/5/") == ["GET", "POST", "OPTIONS"]
+
+
+def test_viking_asks_with_and_without_a_slash(router: Router) -> None:
+    for path in ("/sd/tok/volume.vikingxml", "/sd/tok/volume.vikingxml/"):
+        route, match = router.find("GET", path)
+        assert (route.template, match.token) == ("/sd/{token}/volume.vikingxml", "tok")
+
+
 def test_head_is_answered_by_get(router: Router) -> None:
     assert router.find("HEAD", "/healthz")[0].method == "GET"
 

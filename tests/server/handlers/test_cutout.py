@@ -227,6 +227,19 @@ async def test_head_has_the_headers_and_no_body(gateway: Gateway) -> None:
     assert await answer.read() == b""
 
 
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize(("service", "end"), [("raw", "raw"), ("blosc", "blosc"), ("hdf5", "h5")])
+async def test_the_file_name_is_the_path_of_the_request(
+    gateway: Gateway, service: str, end: str, size: str
+) -> None:
+    box = BOX if size == "small" else "0/100,150/50,150/11,31"
+    path = f"/nd/sd/t/u8/{service}/{box}/"
+    name = f"t-u8-{service}-{box.replace(',', '_').replace('/', '-')}-ndcutout.{end}"
+    for method in ("GET", "HEAD"):
+        answer = await gateway.client.request(method, path, headers=gateway.headers)
+        assert answer.headers["Content-Disposition"] == f"attachment; filename={name}"
+
+
 async def test_a_window_makes_bytes(gateway: Gateway) -> None:
     voxels = random_voxels(dtype="<u2")
     await gateway.post_raw(f"u16/raw/{BOX}/", voxels)

@@ -1,0 +1,75 @@
+"""How aiohttp is made to leave every answer to us.
+
+What lives here: the one resource, which takes any path whatsoever; the answer to `Expect`; and what
+a client is told whose bytes are no HTTP. Left alone, aiohttp would answer these itself, with its
+version and without a request id.
+"""
+
+import os
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+SERVER = "ndcass"
+_NO_HTTP = "this is no HTTP request that the server understands"
+_TOO_LONG = "the request line or a header is too long"
+
+
+class Everything(web.PlainResource):
+    """Any path, also one with line feeds in it and the `*` of OPTIONS."""
+
+    def _match(self, path: str) -> dict[str, str] | None:
+        return {}
+
+
+async def expect(request: web.Request) -> None:
+    """Say nothing yet: the body is asked for when it is wanted (`streaming.ask_for_body`)."""
+
+
+class _Protocol(web.RequestHandler):
+    """A connection whose malformed requests are answered by us."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        super().handle_error(request, status, exc, message)  # writes the log
+        text = HTTPStatus(status).phrase
+        if status == HTTPStatus.BAD_REQUEST:
+            text = _TOO_LONG if isinstance(exc, LineTooLong) else _NO_HTTP
+        request_id = os.urandom(16).hex()
+        response = web.Response(
+            status=status,
+            text=f"{text} (request {request_id})",
+            headers={"Server": SERVER, "X-Request-Id": request_id},
+        )
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """Makes such connections."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs the application behind such connections."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            **made._kwargs,
+        )
