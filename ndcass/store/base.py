@@ -296,8 +296,11 @@ class Catalog(Protocol):
     async def is_live(self, channel_id: int) -> bool:
         """Whether the channel exists; asked after a write and before its acknowledgement."""
 
-    async def reserve_ids(self, channel_id: int, count: int) -> int:
-        """The first of `count` consecutive object ids that nobody had before; from 1, exact."""
+    async def reserve_ids(self, channel_id: int, count: int, *, most: int = MAX_OBJECT_ID) -> int:
+        """The first of `count` consecutive object ids that nobody had before; from 1, exact.
+
+        Conflict, and nothing is reserved, if one of them would be above `most`.
+        """
 
     async def raise_ids(self, channel_id: int, at_least: int) -> None:
         """Reserve no id up to `at_least` from now on, since somebody chose that one; NotFound."""

@@ -498,13 +498,15 @@ class MemoryCatalog:
         """As `Catalog.is_live`."""
         return channel_id in self._channels
 
-    async def reserve_ids(self, channel_id: int, count: int) -> int:
+    async def reserve_ids(self, channel_id: int, count: int, *, most: int = MAX_OBJECT_ID) -> int:
         """As `Catalog.reserve_ids`."""
         if count < 1:
             raise InvalidRequest(f"{count} ids cannot be reserved")
         if channel_id not in self._channels:
             raise NotFound("there is no such channel")
         last = self._last_object_id.get(channel_id, 0)
+        if count > most - last:
+            raise Conflict(f"the channel has fewer than {count} ids left up to {most}")
         self._last_object_id[channel_id] = last + count
         return last + 1
 

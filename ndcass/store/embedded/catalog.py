@@ -305,15 +305,15 @@ class EmbeddedCatalog:
         """As `Catalog.user_of_key`; without a change of thread when nothing changed."""
         return await self._cached(("key", key_hash), lambda db: _user_of_key(db, key_hash))
 
-    async def reserve_ids(self, channel_id: int, count: int) -> int:
+    async def reserve_ids(self, channel_id: int, count: int, *, most: int = MAX_OBJECT_ID) -> int:
         """As `Catalog.reserve_ids`."""
         if count < 1:
             raise InvalidRequest(f"{count} ids cannot be reserved")
 
         def reserve(db: sqlite3.Connection) -> int:
             last = _last_object_id(db, channel_id)
-            if count > MAX_OBJECT_ID - last:
-                raise Conflict(f"the channel has fewer than {count} ids left")
+            if count > most - last:
+                raise Conflict(f"the channel has fewer than {count} ids left up to {most}")
             _set_last_object_id(db, channel_id, last + count)
             return last + 1
 

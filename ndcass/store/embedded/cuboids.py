@@ -15,7 +15,6 @@ constant cuboid needs no record). A cuboid of nothing but zeros and no exception
 
 import contextlib
 import dataclasses
-import enum
 import fcntl
 import logging
 import os
@@ -24,10 +23,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import lmdb
 import numpy as np
@@ -45,11 +43,28 @@ from ndcass.merge import (
     WriteOp,
     apply,
     is_blank,
-    is_solid,
     without_negative_zeros,
 )
 from ndcass.store.base import CuboidAddress, CuboidWrite, StoredCuboid
 from ndcass.store.clock import WriteClock
+from ndcass.store.embedded.entries import (
+    AT,
+    IN_INDEX,
+    IN_SEGMENT,
+    INLINE,
+    NOTHING,
+    ORIGIN,
+    Commit,
+    Entry,
+    Redo,
+    RedoFrom,
+    base_identity,
+    count_location,
+    is_independent,
+    paints,
+    prepare_entry,
+    segment_of,
+)
 from ndcass.store.embedded.segments import (
     SEGMENT_BYTES,
     Location,
@@ -68,8 +83,6 @@ log = logging.getLogger(__name__)
 
 # Address space for the index, not disk: about a thousand million cuboids.
 INDEX_MAP_BYTES = 1 << 37
-# Payloads up to this size live in the index.
-INLINE_BYTES = 256
 # Posted voxels that a commit may have to merge again are kept in memory up to this many bytes a
 # write, beyond it in the segment.
 REDO_BYTES = 8 << 20
@@ -89,48 +102,7 @@ TRIES = 8
 
 _KEY = struct.Struct(">QBBqQ")
 _PREFIX = struct.Struct(">Q")
-_AT = struct.Struct("<B16sQQI")
-_INLINE = struct.Struct("<B16s")
 _COUNT = struct.Struct("<q")
-_IN_INDEX, _IN_SEGMENT = 0, 1
-_ORIGIN: Zyx = (0, 0, 0)
-
-
-class _RedoFrom(enum.Enum):
-    """Where the posted voxels are, should a commit have to merge again."""
-
-    NEVER = enum.auto()  # the cuboid after the write is the same whatever was there
-    PAYLOAD = enum.auto()  # the payload is what was posted, and zeros, which mean nothing
-    MEMORY = enum.auto()
-    SPOOL = enum.auto()  # a record of their own in the segment
-
-
-class _Redo(NamedTuple):
-    """What was posted, for a commit that has to merge again."""
-
-    write: CuboidWrite  # without voxels where `stored` holds them
-    stored: bytes | None  # as the value of an index entry
-    shape_zyx: Zyx  # that the checksum of `stored` covers
-
-
-class _Entry(NamedTuple):
-    """One change of the index, with what the index said when it was prepared."""
-
-    address: CuboidAddress
-    expected: bytes | None
-    value: bytes | None  # None: no entry, the cuboid is zeros
-    redo: _Redo | None  # None: the write does not depend on what was there
-    optional: bool = False  # leave it, if another write was faster (copying of segments)
-
-
-@dataclass(slots=True)
-class _Commit:
-    """The entries of one batch."""
-
-    write_id: bytes
-    entries: list[_Entry] = field(default_factory=list)
-    segments: set[SegmentWriter] = field(default_factory=set)
-    kept_bytes: int = 0  # posted voxels that are kept in memory for merging again
 
 
 class EmbeddedCuboids:
@@ -207,7 +179,7 @@ class EmbeddedCuboids:
             return None
         try:
             header = codec.read_header(
-                row.payload, identity=_identity(address, row.write_id, row.shape_zyx)
+                row.payload, identity=base_identity(address, row.write_id, row.shape_zyx)
             )
         except CorruptValue as error:
             raise CorruptValue(f"{address}: {error}") from error
@@ -244,14 +216,14 @@ class EmbeddedCuboids:
     def _row(self, address: CuboidAddress, value: bytes) -> CuboidRow:
         write_id, payload = self._payload(address, value)
         header = _peek_shape(payload)
-        return CuboidRow(write_id, WriteOp.BASE, _ORIGIN, header, payload)
+        return CuboidRow(write_id, WriteOp.BASE, ORIGIN, header, payload)
 
     def _payload(self, address: CuboidAddress, value: bytes) -> tuple[bytes, memoryview]:
-        if value[0] == _IN_INDEX:
-            return value[1:17], memoryview(value)[_INLINE.size :]
-        if len(value) != _AT.size:
+        if value[0] == IN_INDEX:
+            return value[1:17], memoryview(value)[INLINE.size :]
+        if len(value) != AT.size:
             raise CorruptValue(f"{address}: the index entry has a wrong size")
-        _, write_id, *where = _AT.unpack(value)
+        _, write_id, *where = AT.unpack(value)
         try:
             return write_id, self._reader.view(Location(*where))
         except CorruptValue as error:
@@ -331,11 +303,11 @@ class EmbeddedCuboids:
         """A new write."""
         return EmbeddedBatch(self)
 
-    def new_commit(self) -> _Commit:
+    def new_commit(self) -> Commit:
         """Nothing yet to commit, under a new write id."""
-        return _Commit(self._clock.next_id())
+        return Commit(self._clock.next_id())
 
-    def prepare(self, writes: Sequence[CuboidWrite], commit: _Commit) -> None:
+    def prepare(self, writes: Sequence[CuboidWrite], commit: Commit) -> None:
         """Merge, encode and append some writes, and note them in a commit; blocks."""
         current = dict(self._current([write.address for write in writes]))
         records: list[Record] = []
@@ -343,24 +315,24 @@ class EmbeddedCuboids:
         for write in writes:
             expected = current[write.address]
             payload = self._merged_payload(write, expected, commit.write_id)
-            if payload is not _NOTHING:
+            if payload is not NOTHING:
                 redo = self._plan_redo(write, expected, commit)
-                prepared.append(_prepare(write, expected, payload, redo, records, commit.write_id))
+                prepared.append(
+                    prepare_entry(write, expected, payload, redo, records, commit.write_id)
+                )
         locations = self._append(records, commit)
         commit.entries += [item.entry(locations, commit.write_id) for item in prepared]
 
-    def _plan_redo(
-        self, write: CuboidWrite, expected: bytes | None, commit: _Commit
-    ) -> "_RedoFrom":
+    def _plan_redo(self, write: CuboidWrite, expected: bytes | None, commit: Commit) -> "RedoFrom":
         """Where a commit that must merge again finds what was posted."""
-        if _is_independent(write):
-            return _RedoFrom.NEVER
-        if expected is None and _paints(write):
-            return _RedoFrom.PAYLOAD
+        if is_independent(write):
+            return RedoFrom.NEVER
+        if expected is None and paints(write):
+            return RedoFrom.PAYLOAD
         if commit.kept_bytes + write.voxels.nbytes <= REDO_BYTES:
             commit.kept_bytes += write.voxels.nbytes
-            return _RedoFrom.MEMORY
-        return _RedoFrom.SPOOL
+            return RedoFrom.MEMORY
+        return RedoFrom.SPOOL
 
     def _current(
         self, addresses: Sequence[CuboidAddress]
@@ -372,12 +344,12 @@ class EmbeddedCuboids:
     def _merged_payload(
         self, write: CuboidWrite, value: bytes | None, write_id: bytes
     ) -> "list[codec.Buffer] | None":
-        """The cuboid after a write: payload, None for zeros, _NOTHING where nothing changes."""
+        """The cuboid after a write: payload, None for zeros, NOTHING where nothing changes."""
         voxels = write.voxels
         if write.op != WriteOp.REPLACE and is_blank(voxels):
-            return _NOTHING
+            return NOTHING
         whole = voxels.shape == write.cuboid_zyx
-        if whole and (_is_independent(write) or (value is None and _paints(write))):
+        if whole and (is_independent(write) or (value is None and paints(write))):
             cuboid = Cuboid(without_negative_zeros(voxels, write.op), EMPTY)
         else:
             cuboid = apply(self._base(write, value), write.op, write.corner_zyx, voxels)
@@ -386,7 +358,7 @@ class EmbeddedCuboids:
         return codec.encode_parts(
             cuboid.voxels,
             cuboid.exceptions,
-            identity=_identity(write.address, write_id, write.cuboid_zyx),
+            identity=base_identity(write.address, write_id, write.cuboid_zyx),
         )
 
     def _base(self, write: CuboidWrite, value: bytes | None) -> Cuboid:
@@ -408,7 +380,7 @@ class EmbeddedCuboids:
             return Cuboid(voxels, exceptions)
         raise StoreError("the store's segments change faster than they can be read")
 
-    def _append(self, records: list[Record], commit: _Commit) -> list[Location]:
+    def _append(self, records: list[Record], commit: Commit) -> list[Location]:
         if not records:
             return []
         try:
@@ -417,7 +389,7 @@ class EmbeddedCuboids:
         except OSError as error:
             raise store_error(error) from error
 
-    def _pinned_writer(self, commit: _Commit) -> SegmentWriter:
+    def _pinned_writer(self, commit: Commit) -> SegmentWriter:
         """The open segment, which stays until the commit lets go of it."""
         with self._lock:
             writer = self._active
@@ -431,7 +403,7 @@ class EmbeddedCuboids:
                 self._pins[writer] += 1
             return writer
 
-    def release(self, commit: _Commit) -> None:
+    def release(self, commit: Commit) -> None:
         """Let go of the segments that a commit wrote to."""
         with self._lock:
             for writer in commit.segments:
@@ -446,7 +418,7 @@ class EmbeddedCuboids:
         with contextlib.suppress(OSError):  # only the unused tail of the file stays
             writer.close()
 
-    async def commit(self, commit: _Commit) -> None:
+    async def commit(self, commit: Commit) -> None:
         """Make a batch durable and visible, together with others that wait.
 
         Whoever is cancelled meanwhile waits: until then the segments are in use.
@@ -454,7 +426,7 @@ class EmbeddedCuboids:
         if commit.entries:
             await to_its_end(self._commits.run(commit))
 
-    def _commit_group(self, commits: Sequence[_Commit]) -> list[Exception | None]:
+    def _commit_group(self, commits: Sequence[Commit]) -> list[Exception | None]:
         """One sync and one transaction for several batches; runs in a thread."""
         outcomes: dict[int, Exception] = {}
         for writer in {writer for commit in commits for writer in commit.segments}:
@@ -476,11 +448,11 @@ class EmbeddedCuboids:
             outcomes |= {i: _as_ours(error) for i, _ in good}
         return [outcomes.get(index) for index in range(len(commits))]
 
-    def _commit_alone(self, commit: _Commit) -> Exception | None:
+    def _commit_alone(self, commit: Commit) -> Exception | None:
         return self._commit_group([commit])[0]
 
-    def _transact(self, commits: Sequence[_Commit]) -> None:
-        redone = _Commit(b"")
+    def _transact(self, commits: Sequence[Commit]) -> None:
+        redone = Commit(b"")
         try:
             with _index_errors(), self._env.begin(self._cuboids, write=True) as txn:
                 live: Counter[int] = Counter()
@@ -494,7 +466,7 @@ class EmbeddedCuboids:
             self.release(redone)
 
     def _put(
-        self, txn: Any, entry: _Entry, write_id: bytes, redone: _Commit, live: Counter[int]
+        self, txn: Any, entry: Entry, write_id: bytes, redone: Commit, live: Counter[int]
     ) -> None:
         """Change one entry; `txn` is lmdb's, which has no types."""
         key = _KEY.pack(*entry.address)
@@ -506,28 +478,28 @@ class EmbeddedCuboids:
             if entry.redo is not None:
                 value = self._merge_again(entry.redo, found, write_id, redone)
         if found is not None:
-            _count_location(live, found, -1)
+            count_location(live, found, -1)
         if value is None:
             txn.delete(key)
         else:
-            _count_location(live, value, +1)
+            count_location(live, value, +1)
             txn.put(key, value)
 
     def _merge_again(
-        self, redo: _Redo, found: bytes | None, write_id: bytes, redone: _Commit
+        self, redo: Redo, found: bytes | None, write_id: bytes, redone: Commit
     ) -> bytes | None:
         write = redo.write
         if redo.stored is not None:
             row = self._row(write.address, redo.stored)
             voxels, _ = codec.decode(
-                row.payload, identity=_identity(write.address, write_id, redo.shape_zyx)
+                row.payload, identity=base_identity(write.address, write_id, redo.shape_zyx)
             )
             write = dataclasses.replace(write, voxels=voxels)
         payload = self._merged_payload(write, found, write_id)
-        if payload is _NOTHING:
+        if payload is NOTHING:
             return found
         records: list[Record] = []
-        prepared = _prepare(write, found, payload, _RedoFrom.NEVER, records, write_id)
+        prepared = prepare_entry(write, found, payload, RedoFrom.NEVER, records, write_id)
         return prepared.entry(self._append(records, redone), write_id).value
 
     def _count(self, txn: Any, live: Counter[int]) -> None:
@@ -553,7 +525,7 @@ class EmbeddedCuboids:
             for address in page:
                 found = txn.pop(_KEY.pack(*address))
                 if found is not None:
-                    _count_location(live, found, -1)
+                    count_location(live, found, -1)
             self._count(txn, live)
         return len(page)
 
@@ -624,7 +596,7 @@ class EmbeddedCuboids:
                 return
             addresses = await run_cpu(self._useful, segment)
             for first in range(0, len(addresses), 64):
-                commit = _Commit(self._clock.next_id())
+                commit = Commit(self._clock.next_id())
                 try:
                     await run_cpu(self._copy, segment, addresses[first : first + 64], commit)
                     await self.commit(commit)
@@ -643,18 +615,18 @@ class EmbeddedCuboids:
         return [
             address
             for address, value in self._current(sorted(seen))
-            if value is not None and _segment_of(value) == segment
+            if value is not None and segment_of(value) == segment
         ]
 
     def _whole(self, segment: int) -> memoryview | None:
         size = segment_path(self._folder, segment).stat().st_size
         return self._reader.view(Location(segment, 0, size)) if size else None
 
-    def _copy(self, segment: int, addresses: Sequence[CuboidAddress], commit: _Commit) -> None:
+    def _copy(self, segment: int, addresses: Sequence[CuboidAddress], commit: Commit) -> None:
         """Append the payloads of some cuboids as they are, once they fit their checksum."""
         records, old = [], []
         for address, value in self._current(addresses):
-            if value is None or _segment_of(value) != segment:
+            if value is None or segment_of(value) != segment:
                 continue
             try:
                 row = self._row(address, value)
@@ -666,7 +638,7 @@ class EmbeddedCuboids:
             old.append(value)
         locations = self._append(records, commit)
         commit.entries += [
-            _Entry(r.address, value, _AT.pack(_IN_SEGMENT, r.write_id, *at), None, optional=True)
+            Entry(r.address, value, AT.pack(IN_SEGMENT, r.write_id, *at), None, optional=True)
             for r, value, at in zip(records, old, locations, strict=True)
         ]
 
@@ -730,71 +702,6 @@ class EmbeddedBatch:
         self._store.release(self._commit)
 
 
-# Not a slice of what was posted: that would keep all of it in memory.
-_NO_VOXELS = np.empty((0, 0, 0), dtype=np.uint8)
-# A write that changes nothing; told from other payloads by identity.
-_NOTHING: list[codec.Buffer] = []
-
-
-class _Prepared(NamedTuple):
-    """A write whose records have no places yet."""
-
-    write: CuboidWrite
-    expected: bytes | None
-    inline: bytes | None
-    record: int | None
-    redo: _RedoFrom
-    spool_record: int | None
-
-    def entry(self, locations: Sequence[Location], write_id: bytes) -> _Entry:
-        """The change of the index, once the records are written."""
-        value = self.inline
-        if self.record is not None:
-            value = _AT.pack(_IN_SEGMENT, write_id, *locations[self.record])
-        return _Entry(
-            self.write.address, self.expected, value, self._redo(value, locations, write_id)
-        )
-
-    def _redo(
-        self, value: bytes | None, locations: Sequence[Location], write_id: bytes
-    ) -> _Redo | None:
-        write = self.write
-        if self.redo is _RedoFrom.NEVER:
-            return None
-        if self.redo is _RedoFrom.PAYLOAD:
-            whole = dataclasses.replace(write, corner_zyx=_ORIGIN, voxels=_NO_VOXELS)
-            return _Redo(whole, value, write.cuboid_zyx)
-        if self.spool_record is not None:
-            stored = _AT.pack(_IN_SEGMENT, write_id, *locations[self.spool_record])
-            return _Redo(dataclasses.replace(write, voxels=_NO_VOXELS), stored, _ORIGIN)
-        # A copy: the caller's buffer takes the next slab while this one waits for its commit.
-        return _Redo(dataclasses.replace(write, voxels=write.voxels.copy()), None, _ORIGIN)
-
-
-def _prepare(
-    write: CuboidWrite,
-    expected: bytes | None,
-    payload: list[codec.Buffer] | None,
-    redo: _RedoFrom,
-    records: list[Record],
-    write_id: bytes,
-) -> _Prepared:
-    """Add to `records` what a write needs in the segment."""
-    inline = record = spool_record = None
-    if payload is not None and sum(map(len, payload)) <= INLINE_BYTES:
-        inline = _INLINE.pack(_IN_INDEX, write_id) + b"".join(payload)
-    elif payload is not None:
-        record = len(records)
-        records.append(Record(write.address, write_id, payload))
-    if redo is _RedoFrom.SPOOL:
-        spool_record = len(records)
-        parts = codec.encode_parts(
-            write.voxels, identity=_identity(write.address, write_id, _ORIGIN)
-        )
-        records.append(Record(write.address, write_id, parts))
-    return _Prepared(write, expected, inline, record, redo, spool_record)
-
-
 def _as_ours(error: Exception) -> Exception:
     """An error as a caller may see it; what nobody foresaw is logged and stays what it is."""
     if isinstance(error, OSError):
@@ -809,50 +716,21 @@ def _new_segment() -> int:
     return int.from_bytes(os.urandom(8), "big")
 
 
-def _is_independent(write: CuboidWrite) -> bool:
-    """Whether the cuboid after a write is the same whatever was there before."""
-    if write.voxels.shape != write.cuboid_zyx:
-        return False
-    if write.op == WriteOp.REPLACE:
-        return True
-    # Exceptions outlive a merge, so labels need what was there; only images can do without.
-    if write.op != WriteOp.MERGE or write.keeps_exceptions:
-        return False
-    return is_solid(write.voxels)
-
-
-def _paints(write: CuboidWrite) -> bool:
-    """Whether a write onto zeros leaves just its own voxels."""
-    return write.op in (WriteOp.MERGE, WriteOp.PRESERVE, WriteOp.EXCEPTION)
-
-
 def _peek_shape(payload: memoryview) -> Zyx:
     """The shape a payload claims; the codec checks it against the checksum."""
     if len(payload) < 8:
-        return _ORIGIN
+        return ORIGIN
     z, y, x = struct.unpack_from("<HHH", payload, 2)
     return (z, y, x)
 
 
 def _decode(address: CuboidAddress, row: CuboidRow) -> tuple[npt.NDArray[Any], Exceptions]:
     try:
-        return codec.decode(row.payload, identity=_identity(address, row.write_id, row.shape_zyx))
+        return codec.decode(
+            row.payload, identity=base_identity(address, row.write_id, row.shape_zyx)
+        )
     except CorruptValue as error:
         raise CorruptValue(f"{address}: {error}") from error
-
-
-def _identity(address: CuboidAddress, write_id: bytes, shape_zyx: Zyx) -> bytes:
-    return codec.row_identity(address, write_id, WriteOp.BASE, _ORIGIN, shape_zyx)
-
-
-def _segment_of(value: bytes) -> int | None:
-    return int(_AT.unpack(value)[2]) if value[0] == _IN_SEGMENT else None
-
-
-def _count_location(live: Counter[int], value: bytes, sign: int) -> None:
-    if value[0] == _IN_SEGMENT:
-        _, _, segment, offset, size = _AT.unpack(value)
-        live[segment] += sign * Location(segment, offset, size).stored_bytes
 
 
 def _is_locked(path: Path) -> bool:

@@ -26,6 +26,7 @@ from ndcass.geometry import Zyx
 from ndcass.merge import EMPTY, Cuboid, WriteOp, apply
 from ndcass.store.base import CuboidAddress, CuboidWrite
 from ndcass.store.embedded import cuboids as engine
+from ndcass.store.embedded import entries
 from ndcass.store.embedded.cuboids import EmbeddedCuboids
 
 CUBOID: Zyx = (16, 128, 128)
@@ -462,7 +463,7 @@ async def test_a_write_that_fails_takes_no_other_of_its_group_with_it(
         await put(store, a_write(0, random_voxels(4)))
         (value,) = [v for _, v in store._current([at(0)])]
         assert value is not None
-        damage(tmp_path, engine._AT.unpack(value)[3] + 5000)
+        damage(tmp_path, entries.AT.unpack(value)[3] + 5000)
         outcomes = await asyncio.gather(good.commit(), bad.commit(), return_exceptions=True)
     assert outcomes[0] is None
     assert isinstance(outcomes[1], CorruptValue)
