@@ -1,7 +1,7 @@
 """What the index says of a cuboid, and how a write gets there.
 
-A value of the index is a kind and a write id, then the place of the payload or, where that is small,
-the payload itself. An `Entry` is one change of the index; it says which value was there when it was
+A value of the index is a kind and a write id, then the place of the payload or, where that is
+small, the payload itself. An `Entry` is one change of the index; it says which value was there when it was
 prepared, and how to merge again if another one is found.
 """
 
@@ -150,14 +150,17 @@ def paints(write: CuboidWrite) -> bool:
 
 
 def base_identity(address: CuboidAddress, write_id: bytes, shape_zyx: Zyx) -> bytes:
+    """What the checksum of a stored cuboid covers beside its payload: here all rows are bases."""
     return codec.row_identity(address, write_id, WriteOp.BASE, ORIGIN, shape_zyx)
 
 
 def segment_of(value: bytes) -> int | None:
+    """The segment that a value of the index points to; None if it holds the payload itself."""
     return int(AT.unpack(value)[2]) if value[0] == IN_SEGMENT else None
 
 
 def count_location(live: Counter[int], value: bytes, sign: int) -> None:
+    """Add (or with -1 take away) the bytes that a value makes use of in its segment."""
     if value[0] == IN_SEGMENT:
         _, _, segment, offset, size = AT.unpack(value)
         live[segment] += sign * Location(segment, offset, size).stored_bytes
