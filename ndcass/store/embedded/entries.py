@@ -1,8 +1,8 @@
 """What the index says of a cuboid, and how a write gets there.
 
 A value of the index is a kind and a write id, then the place of the payload or, where that is
-small, the payload itself. An `Entry` is one change of the index; it says which value was there when it was
-prepared, and how to merge again if another one is found.
+small, the payload itself. An `Entry` is one change of the index; it says which value was there when
+it was prepared, and how to merge again if another one is found.
 """
 
 import dataclasses
