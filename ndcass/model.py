@@ -93,7 +93,9 @@ class Resource:
         missing = sorted(required - set(body))
         if missing:
             raise InvalidRequest(f"missing: {', '.join(missing)}")
-        return cls(**{**body, **server_fields})
+        made = cls(**{**body, **server_fields})
+        made.check_sent()
+        return made
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """This resource with some fields changed by a client, checked as a new one is.
@@ -107,7 +109,12 @@ class Resource:
         _refuse_unknown(changes, allowed)
         if changes.get(self.NAME_FIELD, self.name) != self.name:
             raise InvalidRequest(f"{self.NAME_FIELD} cannot change")
-        return dataclasses.replace(self, **changes)
+        changed = dataclasses.replace(self, **changes)
+        changed.check_sent()
+        return changed
+
+    def check_sent(self) -> None:
+        """Refuse what a client may not ask for although a store may hold it: InvalidRequest."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as the wire has them; `Any` is what JSON can hold."""
@@ -274,6 +281,13 @@ class Channel(Resource):
         annotation = self.channel_type == ANNOTATION
         allowed = ANNOTATION_DATATYPES if annotation else IMAGE_DATATYPES
         _one_of(self, "channel_datatype", allowed, of=f" of {self.channel_type} channels")
+
+    def check_sent(self) -> None:
+        """Refuse ranges that end before they start; an end of 0 means that none is set."""
+        for what in ("time", "window"):
+            start, end = getattr(self, f"start{what}"), getattr(self, f"end{what}")
+            if end < start and end != 0:
+                raise InvalidRequest(f"end{what} is {end}, before start{what}, which is {start}")
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -7,12 +7,12 @@ URL has them, from the dataset down; every function checks that the chain of it 
 
 import contextlib
 import math
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, PermissionDenied
-from ndcass.geometry import levels_of
+from ndcass.geometry import MAX_GRID, level_of, levels_of
 from ndcass.model import Channel, Dataset, Project, Resource, Token, User
 from ndcass.store.base import Catalog, Stores
 
@@ -106,7 +106,8 @@ async def create_project(
 ) -> None:
     """A new project of the caller's, in a dataset that is public or the caller's."""
     user = known(caller)
-    dataset = await catalog.dataset(dataset_name)
+    with _parents_of(f"project {name[:80]}"):
+        dataset = await catalog.dataset(dataset_name)
     _check_visible(dataset.public, dataset.user, user)
     project = Project.from_json(body, user=user.id, dataset=dataset_name)
     _check_name(project, name)
@@ -158,7 +159,8 @@ async def create_channel(
 ) -> Channel:
     """A new channel of a project that is the caller's."""
     user = known(caller)
-    chain = await open_chain(catalog, dataset, project)
+    with _parents_of(f"channel {name[:80]}"):
+        chain = await open_chain(catalog, dataset, project)
     _check_owner(user, chain.project.user)
     channel = Channel.from_json(body, id=0, project=project)
     _check_name(channel, name)
@@ -222,7 +224,8 @@ async def create_token(
 ) -> None:
     """A new token of the caller's for a project that is the caller's."""
     user = known(caller)
-    chain = await open_chain(catalog, dataset, project)
+    with _parents_of(f"token {name[:80]}"):
+        chain = await open_chain(catalog, dataset, project)
     _check_owner(user, chain.project.user)
     token = Token.from_json(body, user=user.id, project=project)
     _check_name(token, name)
@@ -317,6 +320,15 @@ def _check_owner(caller: User | None, *owners: int) -> None:
         raise PermissionDenied("this belongs to somebody else")
 
 
+@contextlib.contextmanager
+def _parents_of(what: str) -> Iterator[None]:
+    """To make something below what is missing is a bad request (control plane 2.1)."""
+    try:
+        yield
+    except NotFound as error:
+        raise InvalidRequest(f"{what} cannot be made: {error}") from error
+
+
 def _check_name(resource: Resource, name: str) -> None:
     if resource.name != name:
         raise InvalidRequest(
@@ -325,7 +337,7 @@ def _check_name(resource: Resource, name: str) -> None:
 
 
 def _check_levels(dataset: Dataset) -> None:
-    """Refuse voxel sizes whose values at some level are no numbers any more."""
+    """Refuse a size that no grid holds, and voxel sizes that are no numbers at some level."""
     try:
         sizes = [
             size
@@ -336,6 +348,13 @@ def _check_levels(dataset: Dataset) -> None:
         sizes = [math.inf]
     if not all(map(math.isfinite, sizes)):
         raise InvalidRequest("the voxel sizes are too large, or too different from each other")
+    geometry = dataset.geometry
+    cuboid_zyx = level_of(geometry, 0).cuboid_zyx  # no coarser level has more of them
+    for axis, size, cuboid in zip("zyx", geometry.size_zyx, cuboid_zyx, strict=True):
+        if size > MAX_GRID * cuboid:
+            raise InvalidRequest(
+                f"{axis}imagesize is {size}, at most {MAX_GRID * cuboid} voxels are possible"
+            )
 
 
 def _differ(old: Resource, new: Resource, fields: Sequence[str]) -> bool:

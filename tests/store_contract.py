@@ -884,6 +884,9 @@ class CatalogContract(Contract):
         assert await filled.catalog.reserve_ids(one.id, 10) == 2
         assert await filled.catalog.reserve_ids(one.id, 1) == 12
         assert await filled.catalog.reserve_ids(two.id, 1) == 1
+        with pytest.raises(Conflict):
+            await filled.catalog.reserve_ids(two.id, 9, most=9)
+        assert await filled.catalog.reserve_ids(two.id, 8, most=9) == 2
 
     async def test_an_id_that_somebody_chose_is_not_reserved_later(self, filled: Stores) -> None:
         one = await filled.catalog.create_channel(channel("one"))

@@ -34,6 +34,8 @@ NEARISO = 1
 
 # The kind of the job that removes what a deleted channel leaves behind.
 DELETE_JOB = "delete"
+# The greatest id that a voxel of an annotation channel can hold.
+MAX_OBJECT_ID = (1 << 64) - 1
 
 
 class CuboidAddress(NamedTuple):

@@ -24,6 +24,7 @@ from ndcass.merge import CuboidRow, WriteOp, is_blank, without_negative_zeros
 from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, User
 from ndcass.store.base import (
     DELETE_JOB,
+    MAX_OBJECT_ID,
     Comparison,
     CuboidAddress,
     CuboidWrite,

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 from aiohttp import web
 
 from ndcass.concurrency import run_cpu
@@ -53,7 +54,8 @@ async def reserve_ids(request: web.Request, match: Match) -> web.Response:
         raise InvalidRequest(f"channel {name} is no annotation channel: it has no ids")
     if not 1 <= count <= MAX_RESERVED:
         raise InvalidRequest(f"{count} ids: from 1 to {MAX_RESERVED} may be reserved at once")
-    first = await request.app[STORES].catalog.reserve_ids(channel.id, count)
+    most = int(np.iinfo(channel.dtype).max)
+    first = await request.app[STORES].catalog.reserve_ids(channel.id, count, most=most)
     return web.Response(text=json.dumps([first, count]), content_type="application/json")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ndcass import resources
 from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, PermissionDenied
-from ndcass.geometry import Box
+from ndcass.geometry import MAX_GRID, Box, levels_of
 from ndcass.model import User
 from ndcass.store.base import StoredObject, Stores
 from ndcass.store.embedded import open_embedded
@@ -82,6 +82,38 @@ async def test_channel_takes_no_level_that_the_dataset_lacks() -> None:
     owner = await made(stores)
     with pytest.raises(InvalidRequest, match="0 to 0"):
         await resources.update_channel(stores, "d", "d", "c", {"resolution": 1}, caller=owner)
+
+
+@pytest.mark.parametrize(
+    ("sent", "limit"),
+    [
+        ({"ximagesize": (1 << 28) + 1}, "ximagesize is 268435457, at most 268435456"),
+        ({"zimagesize": (1 << 25) + 1}, "zimagesize is 33554433, at most 33554432"),
+        (
+            {"zimagesize": (1 << 27) + 1, "scalingoption": 1},
+            "zimagesize is 134217729, at most 134217728",
+        ),
+        ({"yimagesize": (1 << 63) - 1, "scalinglevels": 20}, "yimagesize"),
+    ],
+)
+async def test_dataset_that_no_grid_holds_is_refused(sent: dict[str, int], limit: str) -> None:
+    catalog = MemoryStores().catalog
+    user = await catalog.add_user("u")
+    with pytest.raises(InvalidRequest, match=limit):
+        await resources.create_dataset(
+            catalog, "d", {"dataset_name": "d", **SIZES, **sent}, caller=user
+        )
+
+
+async def test_largest_dataset_is_made_with_all_its_levels() -> None:
+    catalog = MemoryStores().catalog
+    user = await catalog.add_user("u")
+    sizes = {"ximagesize": 1 << 28, "yimagesize": 1 << 28, "zimagesize": 1 << 25}
+    body = {"dataset_name": "d", **sizes, "scalinglevels": 20}
+    await resources.create_dataset(catalog, "d", body, caller=user)
+    for level in levels_of((await catalog.dataset("d")).geometry):
+        for size, cuboid in zip(level.size_zyx, level.cuboid_zyx, strict=True):
+            assert -(-size // cuboid) <= MAX_GRID
 
 
 async def test_token_of_another_project_is_not_found_under_this_one() -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
 from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, User
-from ndcass.store.base import DELETE_JOB
+from ndcass.store.base import DELETE_JOB, MAX_OBJECT_ID
 from ndcass.store.embedded.jobs import EmbeddedJobs
 from ndcass.store.embedded.sqlite import Database, json_text, signed, unsigned
 from ndcass.store.embedded.token import ChangeToken
@@ -28,7 +28,6 @@ CACHE_ENTRIES = 4096
 # A process that dies between its commit and the token leaves others with what was before. Nobody
 # was told of that commit, and after this time they ask the database all the same.
 BELIEVED_S = 1.0
-MAX_OBJECT_ID = (1 << 64) - 1
 # A name may come straight from a URL; an error does not repeat more of it than this.
 _SHOWN = 80
 

@@ -196,7 +196,7 @@ async def test_viking_shows_the_default_channel_first(app: Running) -> None:
 
 
 async def test_absurd_number_of_sections_is_too_large_for_viking(app: Running) -> None:
-    await app.make_volume("v", zimagesize=1 << 40)
+    await app.make_volume("v", zimagesize=1 << 24)
     answer = await app.get("/nd/sd/v/volume.vikingxml")
     assert answer.status == 413
     assert "1000000 sections" in await answer.text()
@@ -245,6 +245,35 @@ async def test_reserved_ids_follow_each_other(app: Running, method: str) -> None
 async def test_bad_reservation_is_refused(app: Running, path: str) -> None:
     await app.make_volume("v")
     assert await app.status(path, user="admin") == 404
+
+
+async def test_head_reserves_nothing(app: Running) -> None:
+    await app.make_volume("v")
+    assert await app.status("/nd/sd/v/lab/reserve/5/", user="admin", method="HEAD") == 405
+    answer = await app.get("/nd/sd/v/lab/reserve/1/", user="admin")
+    assert json.loads(await answer.text()) == [1, 1]
+
+
+@pytest.mark.parametrize("last", [(1 << 32) - 4, 1 << 32, 1 << 40])
+async def test_ids_that_do_not_fit_the_voxels_are_refused_and_not_used_up(
+    app: Running, last: int
+) -> None:
+    await app.make_volume("v")
+    view = await app.stores.catalog.token_view("v")
+    channel = view.channel("lab")
+    assert channel is not None
+    await app.stores.catalog.raise_ids(channel.id, last)
+    answer = await app.get("/nd/sd/v/lab/reserve/5/", user="admin")
+    assert answer.status == 404
+    assert str((1 << 32) - 1) in await answer.text()
+    assert await app.stores.catalog.reserve_ids(channel.id, 1) == last + 1
+
+
+async def test_the_last_ids_that_fit_are_given(app: Running) -> None:
+    await app.make_volume("v")
+    answer = await app.get(f"/nd/sd/v/lab/reserve/{(1 << 32) - 1}/", user="admin")
+    assert json.loads(await answer.text()) == [1, (1 << 32) - 1]
+    assert await app.status("/nd/sd/v/lab/reserve/1/", user="admin") == 404
 
 
 async def test_reserving_needs_a_key_because_it_changes_something(app: Running) -> None:

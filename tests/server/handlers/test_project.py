@@ -159,13 +159,17 @@ async def test_urls_of_old_clients_reach_the_resources(app: Running) -> None:
         b'{"dataset_name": "d", "ximagesize": 1'
         + b"0" * 5000
         + b', "yimagesize": 1, "zimagesize": 1}',
+        b'{"dataset_name": "d", "ximagesize": 1, "yimagesize": 1, "zimagesize": 1,"zimagesize": 1}',
     ],
-    ids=range(12),
+    ids=range(13),
 )
 async def test_body_that_is_no_dataset_is_refused(app: Running, body: bytes) -> None:
     answer = await app.request("POST", "/nd/resource/dataset/d/", user="admin", data=body)
     assert answer.status == 400
-    assert len(await answer.text()) < 2000
+    text = await answer.text()
+    assert len(text) < 2000
+    assert "sys." not in text
+    assert "recursion" not in text
     assert await app.status("/nd/resource/dataset/d/", user="admin") == 404
 
 
@@ -271,6 +275,13 @@ async def test_large_body_is_refused_by_its_size(app: Running, announced: bool) 
     assert "1048576" in await answer.text()
 
 
+async def test_key_that_is_there_twice_is_named(app: Running) -> None:
+    body = b'{"dataset_name": "d", "public": 0, "public": 1}'
+    answer = await app.request("POST", "/nd/resource/dataset/d/", user="admin", data=body)
+    assert answer.status == 400
+    assert "'public' is there more than once" in await answer.text()
+
+
 # -- chains
 
 
@@ -320,7 +331,10 @@ async def test_nothing_is_made_below_what_is_missing(
     await app.make_volume("v")
     await app.make_volume("w")
     answer = await app.request("POST", f"/nd/resource/{path}", user="admin", json=body)
-    assert answer.status == 404
+    assert answer.status == 400
+    missing = path.split("/")[3 if "/v/project/none" in path or "/w/" in path else 1]
+    assert f" {missing} " in f"{await answer.text()} "
+    assert await app.status(f"/nd/resource/{path}", user="admin") == 404
 
 
 # -- names that are taken
