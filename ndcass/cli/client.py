@@ -6,6 +6,7 @@ share a `Gateway`.
 """
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,8 @@ SILENCE_TIMEOUT_S = 300.0
 RETRIED_STATUSES = frozenset({502, 503, 504})
 LONGEST_REASON = 300
 
+# What a header can carry, as one word.
+_KEY = re.compile(r"[!-~]+")
 _NO_URL = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
@@ -84,15 +87,19 @@ def access_from(url: str | None, environ: Mapping[str, str]) -> Access:
     Raises
     ------
     CommandFailed
-        If the file of the key cannot be read.
+        If the file of the key cannot be read, or what is given is no key.
     """
-    key = environ.get("NDCASS_API_KEY") or None
+    where = "NDCASS_API_KEY"
+    key = environ.get(where, "").strip() or None
     path = environ.get("NDCASS_API_KEY_FILE")
     if key is None and path:
+        where = "NDCASS_API_KEY_FILE"
         try:
             key = Path(path).read_text(encoding="utf-8").strip() or None
         except (OSError, UnicodeDecodeError) as error:
             raise CommandFailed(f"cannot read NDCASS_API_KEY_FILE: {error}") from error
+    if key is not None and not _KEY.fullmatch(key):
+        raise CommandFailed(f"what {where} gives is no API key: it is one word of ASCII characters")
     return Access((url or environ.get("NDCASS_URL") or DEFAULT_URL).rstrip("/"), key)
 
 

@@ -9,7 +9,7 @@ from ndcass.cli import demo
 from ndcass.cli.arguments import at_least
 from ndcass.cli.failure import CommandFailed
 from ndcass.config import Settings, load
-from ndcass.errors import NotFound
+from ndcass.errors import NotFound, StoreError
 from ndcass.keys import hash_key, new_key
 from ndcass.store.base import Catalog
 from ndcass.store.embedded import open_embedded
@@ -61,9 +61,13 @@ async def prepare(settings: Settings, *, demo_wanted: bool) -> None:
     Raises
     ------
     CommandFailed
-        If the admin's API key is somebody else's.
+        If there can be no store in the folder, or the admin's API key is somebody else's.
     """
-    stores = await open_embedded(Path(settings.store.folder))
+    folder = Path(settings.store.folder)
+    try:
+        stores = await open_embedded(folder)
+    except StoreError as error:
+        raise CommandFailed(f"no store can be opened in {folder}: {error}") from error
     try:
         key = await ensure_admin(stores.catalog, settings.admin_token)
         if key is not None:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import re
 
 from ndcass.cli.arguments import add_json
 from ndcass.cli.report import print_result
@@ -10,13 +11,15 @@ from ndcass.keys import hash_key, new_key
 from ndcass.model import User
 from ndcass.store.base import Catalog
 
+_NAME = re.compile(r"[A-Za-z0-9_]{1,150}")
+
 
 def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the commands."""
     group = groups.add_parser("user", help="users and their API keys")
     actions = group.add_subparsers(title="actions", metavar="ACTION", required=True)
     add = actions.add_parser("add", help="a new user; the API key is printed once")
-    add.add_argument("name", metavar="NAME")
+    add.add_argument("name", type=_new_name, metavar="NAME")
     add.add_argument("--superuser", action="store_true", help="may do everything")
     add.set_defaults(run=_add)
     key = actions.add_parser("key", help="a new API key in the place of the former one")
@@ -30,6 +33,14 @@ def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     for parser in (add, key, revoke, listing):
         add_data(parser)
         add_json(parser)
+
+
+def _new_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            "a name has 1 to 150 letters, digits and underscores, all of them ASCII"
+        )
+    return text
 
 
 def _add(args: argparse.Namespace) -> int:

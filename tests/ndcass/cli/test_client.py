@@ -306,5 +306,21 @@ def test_missing_key_file_is_an_error(tmp_path: Path) -> None:
         access_from(None, {"NDCASS_API_KEY_FILE": str(tmp_path / "none")})
 
 
+@pytest.mark.parametrize("key", ["two words", "a\nb", "tab\there", "caf\u00e9", "nul\0"])
+def test_what_is_no_key_is_refused_and_not_repeated(key: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(key, encoding="utf-8")
+    for name, value in (
+        ("NDCASS_API_KEY", key),
+        ("NDCASS_API_KEY_FILE", str(tmp_path / "key")),
+    ):
+        with pytest.raises(CommandFailed, match=f"{name} gives is no API key") as caught:
+            access_from(None, {name: value})
+        assert key not in str(caught.value)
+
+
+def test_space_around_a_key_does_not_count() -> None:
+    assert access_from(None, {"NDCASS_API_KEY": " key\r\n"}).key == "key"
+
+
 def test_key_does_not_show() -> None:
     assert "secret" not in repr(Access("http://h", "secret"))

@@ -135,6 +135,19 @@ def test_port_that_is_taken_is_said_in_one_line(
     assert str(server.port) in line
 
 
+def test_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+
+    for folder in ("/proc/x", str(tmp_path / "file" / "below")):
+        code = main(["serve", "--data", folder, "--port", str(free_port())])
+
+        assert code == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert folder in line
+
+
 def test_folder_of_something_else_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,14 @@ async def test_superuser_is_one(folder: Path, user: Command) -> None:
     assert found.superuser
 
 
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "é", "x" * 151, "a-b"])
+async def test_odd_name_is_refused(user: Command, name: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        await user("add", name)
+    assert caught.value.code == 2
+    assert await user.json("list") == {"users": []}
+
+
 async def test_name_that_is_taken_is_refused(user: Command) -> None:
     await user("add", "ada")
 
