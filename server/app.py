@@ -10,6 +10,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -188,11 +189,19 @@ def run_worker(settings: Settings, sock: socket.socket, worker: int, folder: Pat
 
 def _run_loop(settings: Settings, sock: socket.socket, metrics: Metrics) -> None:
     keep_heap()
+    _allow_files()
     # What the imports made stays; requests make few cycles, so their collection may wait.
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve_until_stopped(settings, sock, metrics))
+
+
+def _allow_files() -> None:
+    """As many open files as the system lets us have: each connection and each segment is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _serve_until_stopped(settings: Settings, sock: socket.socket, metrics: Metrics) -> None:
