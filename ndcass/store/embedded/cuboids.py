@@ -89,6 +89,8 @@ REDO_BYTES = 8 << 20
 # What was in memory is taken to be there still for so long; asking the kernel costs as much as
 # decoding a plane.
 RESIDENT_S = 1.0
+# Rows that are kept so long at most; each takes about a kilobyte.
+MOST_ROWS = 16384
 # Cuboids looked up in one go, and addresses of one page of a scan.
 PAGE = 1024
 # A segment with less of use than this share is copied and dropped.
@@ -120,9 +122,10 @@ class EmbeddedCuboids:
         self._lock = threading.Lock()
         self._active: SegmentWriter | None = None
         self._pins: Counter[SegmentWriter] = Counter()
-        # Index value -> row whose payload was in memory a moment ago; for `read_now` alone. A value
-        # never stands for another payload, so a row is right as long as the index has its value.
+        # Index value -> row, of the last moment. A value never stands for another payload, so a row
+        # is right as long as the index has its value; and which of the payloads were in memory.
         self._rows: dict[bytes, CuboidRow] = {}
+        self._resident: set[bytes] = set()
         self._rows_until_s = 0.0
         # Segment -> bytes that could not be copied out of it: looked at again when they change.
         self._unemptied: dict[int, int] = {}
@@ -153,37 +156,39 @@ class EmbeddedCuboids:
 
     def read_now(self, addresses: Sequence[CuboidAddress]) -> Sequence[StoredCuboid] | None:
         """As `CuboidStore.read_now`: what is in memory, without a change of thread."""
-        now_s = time.monotonic()
-        if now_s > self._rows_until_s:
-            self._rows.clear()
-            self._rows_until_s = now_s + RESIDENT_S
-        found = []
-        rows = self._rows
+        found: list[StoredCuboid] = []
+        known = self._known_rows()
         for address, value in self._values(addresses):
-            row = rows.get(value)
-            if row is None:
-                row = self._resident_row(address, value)
-                if row is None:
+            row = known.get(value)
+            if row is None or value not in self._resident:
+                try:
+                    row = row or self._checked_row(address, value)
+                except SegmentGone:
                     return None
-                rows[value] = row
+                if not is_resident(memoryview(row.payload)):
+                    return None
+                known[value] = row
+                self._resident.add(value)
             found.append((address, (row,)))
         return found
 
-    def _resident_row(self, address: CuboidAddress, value: bytes) -> CuboidRow | None:
-        """A row with its checked header, if its payload is in memory."""
+    def _known_rows(self) -> dict[bytes, CuboidRow]:
+        """Rows of the last moment, with checked headers; any thread may add to them."""
+        now_s = time.monotonic()
+        if now_s > self._rows_until_s or len(self._rows) > MOST_ROWS:
+            self._rows_until_s = now_s + RESIDENT_S
+            self._rows = {}
+            self._resident = set()
+        return self._rows
+
+    def _checked_row(self, address: CuboidAddress, value: bytes) -> CuboidRow:
+        """A row with its header, checked."""
+        row = self._row(address, value)
+        identity = base_identity(address, row.write_id, row.shape_zyx)
         try:
-            row = self._row(address, value)
-        except SegmentGone:
-            return None
-        if not is_resident(memoryview(row.payload)):
-            return None
-        try:
-            header = codec.read_header(
-                row.payload, identity=base_identity(address, row.write_id, row.shape_zyx)
-            )
+            return row._replace(header=codec.read_header(row.payload, identity=identity))
         except CorruptValue as error:
             raise CorruptValue(f"{address}: {error}") from error
-        return row._replace(header=header)
 
     async def read(
         self, addresses: Sequence[CuboidAddress]
@@ -201,9 +206,14 @@ class EmbeddedCuboids:
         raise StoreError("the store's segments change faster than they can be read")
 
     def _lookup(self, addresses: Sequence[CuboidAddress]) -> list[StoredCuboid]:
-        return [
-            (address, (self._row(address, value),)) for address, value in self._values(addresses)
-        ]
+        known = self._known_rows()
+        found: list[StoredCuboid] = []
+        for address, value in self._values(addresses):
+            row = known.get(value)
+            if row is None:
+                known[value] = row = self._checked_row(address, value)
+            found.append((address, (row,)))
+        return found
 
     def _values(self, addresses: Sequence[CuboidAddress]) -> list[tuple[CuboidAddress, bytes]]:
         """What the index says of those cuboids that are there."""
@@ -543,6 +553,7 @@ class EmbeddedCuboids:
         """Let go of what other processes dropped, and of readers that were killed."""
         with _index_errors():
             self._env.reader_check()
+        self._rows = {}  # views of dropped files would keep their space
         self._reader.forget_dropped()
 
     def _wasteful_segment(self) -> int | None:
