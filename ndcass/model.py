@@ -283,10 +283,10 @@ class Channel(Resource):
         _one_of(self, "channel_datatype", allowed, of=f" of {self.channel_type} channels")
 
     def check_sent(self) -> None:
-        """Refuse ranges that end before they start; an end of 0 means that none is set."""
-        for what in ("time", "window"):
+        """Refuse ranges that end before they start, unless the end is what it is by itself."""
+        for what, unset in (("time", (0, 1)), ("window", (0,))):
             start, end = getattr(self, f"start{what}"), getattr(self, f"end{what}")
-            if end < start and end != 0:
+            if end < start and end not in unset:
                 raise InvalidRequest(f"end{what} is {end}, before start{what}, which is {start}")
 
     @property
