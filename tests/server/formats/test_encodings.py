@@ -33,7 +33,7 @@ def test_the_usual_tools_read_what_is_sent(name: str, array: Array, step: int) -
     encoder = encoding(name, RawEncoder(layout_of(array)))
     assert encoder.length is None
     assert encoder.content_encoding == name
-    assert encoder.suffix == "ndcutout.raw"
+    assert encoder.suffix == "raw"
     assert UNPACK[name](encoded(encoder, array, step=step)) == array.tobytes()
 
 
