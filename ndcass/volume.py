@@ -35,17 +35,18 @@ from ndcass.store.base import (
     Stores,
 )
 
-# What is sent while the next of it is read. Larger slabs leave the processor's cache before they
-# are sent, smaller ones cost more changes of thread (`make bench`, rest_box).
-SLAB_BYTES = 4 << 20
+# What is sent while the next of it is read. Smaller slabs cost more changes of thread, larger ones
+# leave the processor's cache before they are sent and take more memory (`make bench`, reads).
+SLAB_BYTES = 12 << 20
 # A read of at most this much is decoded on the event loop, if it blocks on no disk: a change of
 # thread costs more than the copy.
 INLINE_BYTES = 1 << 20
 INLINE_CUBOIDS = 64
 # Slabs that are read in one go at most.
 SLABS_TOGETHER = 256
-# The least that is worth another thread when a box is read at once.
-THREAD_BYTES = 2 << 20
+# The least that is worth another thread when a box is read at once; with less, threads mostly wait
+# for each other, and other clients pay for it.
+THREAD_BYTES = 4 << 20
 # Voxels that are encoded in one go.
 ENCODE_BYTES = 8 << 20
 ENCODE_CUBOIDS = 512
