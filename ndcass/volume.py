@@ -46,7 +46,7 @@ INLINE_CUBOIDS = 64
 SLABS_TOGETHER = 256
 # The least that is worth another thread when a box is read at once; with less, threads mostly wait
 # for each other, and other clients pay for it.
-THREAD_BYTES = 4 << 20
+THREAD_BYTES = 8 << 20
 # Voxels that are encoded in one go.
 ENCODE_BYTES = 8 << 20
 ENCODE_CUBOIDS = 512
