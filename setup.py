@@ -18,6 +18,7 @@ FOLDERS = {
 RUNTIME = [
     "aiohttp>=3.11,<4",
     "blosc>=1.11,<2",
+    "cassandra-driver>=3.30,<4",
     "crc32c>=2.7,<3",
     "h5py>=3.12,<4",
     "isal>=1.7,<2",
