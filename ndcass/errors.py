@@ -19,6 +19,7 @@
     └── StoreError                the store failed; absent cuboids are no error
         ├── StoreUnavailable      the store does not answer at present
         ├── StoreTimeout          the store answered too late; the outcome is unknown
+        │   └── TransactionUnknown  a conditional change that may or may not have happened
         ├── StoreFull             no space left; nothing of the write was kept
         ├── CorruptValue          a stored value that does not fit its checksum
         └── IncompatibleStore     a store made by another or a newer ndcass
@@ -99,6 +100,10 @@ class StoreUnavailable(StoreError):
 
 class StoreTimeout(StoreError):
     """The store answered too late; whether a write happened is unknown."""
+
+
+class TransactionUnknown(StoreTimeout):
+    """A conditional change may or may not have happened; settle it by reading, not by retrying."""
 
 
 class StoreFull(StoreError):
