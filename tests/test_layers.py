@@ -34,6 +34,7 @@ LAYERS = {
     "ndcass/volume.py": 4,
     "ndcass/resources.py": 4,
     "ndcass/jobs/": 4,
+    "ndcass/cluster/": 4,
     "server/": 5,
     "loadgen/": 5,
     "ndcass/cli/": 6,

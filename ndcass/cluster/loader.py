@@ -1,0 +1,472 @@
+"""A cluster from the YAML that describes it; ``conf/README.md`` lists every setting.
+
+Paths may hold ``{cluster}``, ``{tier}``, ``{node}`` and ``{folder}`` (of the cluster). What stands
+under ``defaults`` holds for every tier that does not say otherwise.
+"""
+
+import difflib
+import os
+import re
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from ndcass.cluster.spec import (
+    ClientTls,
+    Cluster,
+    Directories,
+    Keyspace,
+    Machine,
+    Node,
+    Ports,
+    Role,
+    Security,
+    Tier,
+)
+from ndcass.errors import ConfigError
+
+T = TypeVar("T")
+
+# What a section may hold.
+TOP = "cluster ports security machine defaults tiers keyspaces".split()
+CLUSTER = "name folder tokens_per_node starts_at_once start_timeout_s stop_timeout_s".split()
+PORTS = "storage native jmx".split()
+SECURITY = "authentication superuser client_tls".split()
+CLIENT_TLS = "generate keystore ca_file truststore required".split()
+MACHINE = "user java jars files".split()
+DEFAULTS = "heap_mib directories cassandra jvm rack".split()
+DIRECTORIES = "commitlog data hints saved_caches".split()
+TIER = ["role", "nodes", *DEFAULTS]
+NODE = "name address client_address rack seed jmx_port".split()
+KEYSPACE = ["replication"]
+
+DEFAULT_FOLDER = "~/.local/share/ndcass/{cluster}"
+DEFAULT_HEAP_MIB = 1024
+NODE_FOLDER = "{folder}/{node}"
+DEFAULT_DIRECTORIES: Mapping[str, Any] = {  # `Any`: as YAML would hold it
+    "commitlog": NODE_FOLDER + "/commitlog",
+    "data": [NODE_FOLDER + "/data"],
+    "hints": NODE_FOLDER + "/hints",
+    "saved_caches": NODE_FOLDER + "/saved_caches",
+}
+GENERATED_KEYSTORE = NODE_FOLDER + "/tls/keystore.p12"
+GENERATED_CA = "{folder}/tls/ca.pem"
+
+# Settings of cassandra.yaml that follow from the description: a patch would break what it promises.
+OWN_SETTINGS = frozenset(
+    """
+    cluster_name partitioner listen_address rpc_address broadcast_address broadcast_rpc_address
+    listen_interface rpc_interface seed_provider endpoint_snitch storage_port native_transport_port
+    num_tokens initial_token auto_bootstrap allocate_tokens_for_keyspace
+    data_file_directories commitlog_directory hints_directory saved_caches_directory
+    authenticator authorizer role_manager client_encryption_options commitlog_sync_period
+    """.split()
+)
+_WHERE_INSTEAD = "it follows from tiers, ports, security and directories"
+_PLACEHOLDERS = ("cluster", "tier", "node", "folder")
+_JVM_OPTION = re.compile(r"-\S+")
+
+
+def load_cluster(path: Path, *, overrides: Mapping[str, Any] | None = None) -> Cluster:
+    """A cluster from a file.
+
+    Parameters
+    ----------
+    path : Path
+        A YAML file.
+    overrides : mapping, optional
+        Settings that win over the file, by dotted name (``ports.native``); `Any` is what the
+        setting may hold.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or what it describes is unknown or impossible.
+    """
+    content = _read(path)
+    for name, value in (overrides or {}).items():
+        _put(content, name.split("."), value, name)
+    return cluster_from(content)
+
+
+def cluster_from(content: Mapping[str, Any]) -> Cluster:
+    """A cluster from what its YAML file holds, which `Any` stands for.
+
+    Raises
+    ------
+    ConfigError
+        If something is unknown, missing, of the wrong type or impossible.
+    """
+    top = _Section(content, "", TOP)
+    settings = top.section("cluster", CLUSTER)
+    name = settings.required("name", str)
+    folder = _path(settings.get("folder", str, DEFAULT_FOLDER), {"cluster": name}, "cluster.folder")
+    names = {"cluster": name, "folder": str(folder)}
+    ports = Ports(**top.section("ports", PORTS).given(int))
+    security = _security(top.section("security", SECURITY), names)
+    tiers = _tiers(top, names, ports=ports, keystore=_keystore(top))
+    return Cluster(
+        name=name,
+        folder=folder,
+        tiers=tiers,
+        keyspaces=_keyspaces(top.section("keyspaces", None)),
+        ports=ports,
+        security=security,
+        machine=_machine(top.section("machine", MACHINE)),
+        **settings.given(int, "tokens_per_node", "starts_at_once"),
+        **settings.given(float, "start_timeout_s", "stop_timeout_s"),
+    )
+
+
+class _Section:
+    """The settings below one name; `Any` is whatever YAML holds."""
+
+    def __init__(self, content: Any, path: str, known: Sequence[str] | None) -> None:
+        if content is None:
+            content = {}
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{path or 'the file'} must hold settings, not {content!r}")
+        self.content = {str(name): value for name, value in content.items()}
+        self.path = path
+        if known is not None:
+            refuse_unknown(self.content, known, self.name_of(""))
+
+    def name_of(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+    def section(self, name: str, known: Sequence[str] | None) -> "_Section":
+        return _Section(self.content.get(name), self.name_of(name), known)
+
+    def get(self, name: str, kind: type[T], default: T) -> T:
+        value = self.content.get(name)
+        return default if value is None else typed(value, kind, self.name_of(name))
+
+    def required(self, name: str, kind: type[T]) -> T:
+        if self.content.get(name) is None:
+            raise ConfigError(f"{self.name_of(name)} is missing")
+        return typed(self.content[name], kind, self.name_of(name))
+
+    def given(self, kind: type[T], *names: str) -> dict[str, Any]:
+        """Those settings that are there, of all or of these; `Any` so that it can be unpacked."""
+        chosen = [name for name in self.content if name in (names or self.content)]
+        return {name: self.required(name, kind) for name in chosen}
+
+
+def refuse_unknown(given: Mapping[str, Any], known: Sequence[str], prefix: str) -> None:
+    """Name the nearest known setting to one that does not exist; `Any` is what YAML holds.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not known.
+    """
+    for name in given:
+        if name in known:
+            continue
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {prefix}{nearest[0]}?" if nearest else "."
+        names = ", ".join(prefix + one for one in sorted(known))
+        raise ConfigError(f"unknown setting {prefix}{name}{hint} Known are {names}")
+
+
+def typed(value: Any, kind: type[T], name: str) -> T:
+    """A value of YAML (`Any`) as a type, without guessing.
+
+    Raises
+    ------
+    ConfigError
+        If it is of another type.
+    """
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        words: dict[type[object], str] = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            list: "a list",
+            dict: "settings",
+        }
+        raise ConfigError(f"{name} must be {words[kind]}, not {value!r}")
+    return value
+
+
+def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `patch` laid over it, section by section; None takes a setting away.
+
+    `Any` is what YAML holds.
+    """
+    result = dict(base)
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        elif isinstance(value, Mapping) and isinstance(result.get(name), Mapping):
+            result[name] = merged(result[name], value)
+        else:
+            result[name] = value
+    return result
+
+
+def _security(section: _Section, names: Mapping[str, str]) -> Security:
+    tls = section.section("client_tls", CLIENT_TLS)
+    return Security(
+        **section.given(bool, "authentication"),
+        **section.given(str, "superuser"),
+        client_tls=_client_tls(tls, names) if "client_tls" in section.content else None,
+    )
+
+
+def _client_tls(tls: _Section, names: Mapping[str, str]) -> ClientTls:
+    generate = tls.get("generate", bool, False)
+    if generate and ("keystore" in tls.content or "ca_file" in tls.content):
+        raise ConfigError(
+            f"{tls.path}: with generate there is nothing to say about keystore and ca_file"
+        )
+    if generate:
+        ca_file = _path(GENERATED_CA, names, tls.path)
+    else:
+        tls.required("keystore", str)
+        ca_file = _path(tls.required("ca_file", str), names, tls.name_of("ca_file"))
+    truststore = tls.get("truststore", str, "")
+    return ClientTls(
+        ca_file=ca_file,
+        is_required=tls.get("required", bool, True),
+        is_generated=generate,
+        truststore=_path(truststore, names, tls.name_of("truststore")) if truststore else None,
+    )
+
+
+def _keystore(top: _Section) -> str | None:
+    """The path of every node's keystore, with placeholders."""
+    tls = top.section("security", SECURITY).section("client_tls", CLIENT_TLS)
+    if tls.get("generate", bool, False):
+        return GENERATED_KEYSTORE
+    return tls.get("keystore", str, "") or None
+
+
+def _tiers(
+    top: _Section, names: Mapping[str, str], *, ports: Ports, keystore: str | None
+) -> tuple[Tier, ...]:
+    defaults = top.section("defaults", DEFAULTS)
+    described = top.section("tiers", None)
+    tiers: list[Tier] = []
+    for name in described.content:
+        tier = described.section(name, TIER)
+        layered = _Section(
+            _with_defaults(tier, defaults),
+            tier.path,
+            TIER,
+        )
+        before = sum(len(made.nodes) for made in tiers)
+        tiers.append(
+            _tier(
+                name,
+                layered,
+                {**names, "tier": name},
+                ports=ports,
+                keystore=keystore,
+                before=before,
+            )
+        )
+    return tuple(tiers)
+
+
+def _with_defaults(tier: _Section, defaults: _Section) -> dict[str, Any]:
+    """Settings of a tier over those of all tiers; JVM options of both."""
+    jvm = [
+        *defaults.get("jvm", list, []),
+        *tier.get("jvm", list, []),
+    ]
+    for section in (defaults, tier):  # so that a mistake is told with the name of its section
+        for name, kind in (("cassandra", dict), ("directories", dict), ("heap_mib", int)):
+            section.get(name, kind, kind())
+    # A None in a patch means something only when the patch is laid over Cassandra's settings.
+    patch = _overlaid(defaults.get("cassandra", dict, {}), tier.get("cassandra", dict, {}))
+    return {**merged(defaults.content, tier.content), "jvm": jvm, "cassandra": patch}
+
+
+def _overlaid(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """As `merged`, but None stays."""
+    result = dict(base)
+    for name, value in patch.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+        result[name] = _overlaid(result[name], value) if both else value
+    return result
+
+
+def _tier(
+    name: str,
+    tier: _Section,
+    names: Mapping[str, str],
+    *,
+    ports: Ports,
+    keystore: str | None,
+    before: int,
+) -> Tier:
+    """One tier; `before` nodes of other tiers have been described before it."""
+    role = tier.required("role", str)
+    if role not in {known.value for known in Role}:
+        raise ConfigError(f"{tier.name_of('role')} must be ingest or archive, not {role!r}")
+    listed = [_node_section(tier, n, one) for n, one in enumerate(tier.required("nodes", list))]
+    no_seed_named = not any("seed" in node.content for node in listed)
+    local = bool(listed) and all(
+        str(node.content.get("address", "")).startswith("127.") for node in listed
+    )
+    nodes = []
+    for n, node in enumerate(listed):
+        own_name = node.get("name", str, f"{name}{n + 1}")
+        own_names = {**names, "node": own_name}
+        address = node.required("address", str)
+        nodes.append(
+            Node(
+                name=own_name,
+                address=address,
+                client_address=node.get("client_address", str, address),
+                rack=node.get("rack", str, tier.get("rack", str, "rack1")),
+                is_seed=node.get("seed", bool, no_seed_named and n == 0),
+                jmx_port=node.get("jmx_port", int, ports.jmx + (before + n if local else 0)),
+                folder=_path(NODE_FOLDER, own_names, "cluster.folder"),
+                directories=_directories(tier, own_names),
+                keystore=_path(keystore, own_names, "security.client_tls.keystore")
+                if keystore
+                else None,
+            )
+        )
+    return Tier(
+        name=name,
+        role=Role(role),
+        nodes=tuple(nodes),
+        heap_mib=tier.get("heap_mib", int, DEFAULT_HEAP_MIB),
+        cassandra=_patch(tier),
+        jvm=_jvm(tier),
+    )
+
+
+def _node_section(tier: _Section, n: int, described: Any) -> _Section:
+    """A node is an address, or settings with one; `Any` is what YAML holds."""
+    path = f"{tier.path}.nodes[{n}]"
+    if isinstance(described, str):
+        described = {"address": described}
+    return _Section(described, path, NODE)
+
+
+def _directories(tier: _Section, names: Mapping[str, str]) -> Directories:
+    section = tier.section("directories", DIRECTORIES)
+    layered = _Section({**DEFAULT_DIRECTORIES, **section.content}, section.path, DIRECTORIES)
+
+    def path(name: str) -> Path:
+        return _path(layered.required(name, str), names, layered.name_of(name))
+
+    listed = layered.required("data", list)
+    data = [_path(typed(one, str, layered.name_of("data")), names, "data") for one in listed]
+    return Directories(path("commitlog"), tuple(data), path("hints"), path("saved_caches"))
+
+
+def _patch(tier: _Section) -> dict[str, Any]:
+    """The patch of cassandra.yaml (`Any`: what YAML holds), without what is not its business."""
+    patch = tier.get("cassandra", dict, {})
+    for name in patch:
+        if name in OWN_SETTINGS:
+            raise ConfigError(f"{tier.path}.cassandra may not set {name}: {_WHERE_INSTEAD}")
+    if patch.get("commitlog_sync", "group") not in ("group", "batch"):
+        raise ConfigError(
+            f"{tier.path}.cassandra.commitlog_sync must be group or batch: with "
+            f"{patch['commitlog_sync']!r} a killed node loses writes that it had acknowledged"
+        )
+    return dict(patch)
+
+
+def _jvm(tier: _Section) -> tuple[str, ...]:
+    options = []
+    for option in tier.get("jvm", list, []):
+        text = typed(option, str, f"{tier.path}.jvm")
+        if not _JVM_OPTION.fullmatch(text):
+            raise ConfigError(f"{tier.path}.jvm: {text!r} is no JVM option")
+        if text.startswith(("-Xms", "-Xmx")):
+            raise ConfigError(f"{tier.path}.jvm: {text} is said by heap_mib")
+        options.append(text)
+    return tuple(options)
+
+
+def _keyspaces(section: _Section) -> tuple[Keyspace, ...]:
+    keyspaces = []
+    for name in section.content:
+        keyspace = section.section(name, KEYSPACE)
+        copies = keyspace.section("replication", None)
+        if len(copies.content) != 1:
+            tiers = ", ".join(copies.content) or "none"
+            raise ConfigError(
+                f"{copies.path} must name exactly one tier, not {tiers}: quorums and transactions "
+                "of a keyspace are among the nodes of one data centre"
+            )
+        tier = next(iter(copies.content))
+        keyspaces.append(Keyspace(name, tier, copies.required(tier, int)))
+    return tuple(keyspaces)
+
+
+def _machine(section: _Section) -> Machine:
+    settings: dict[str, Any] = section.given(str)  # unpacked into fields of two types
+    for name in settings:
+        if name != "user":
+            settings[name] = _path(settings[name], {}, section.name_of(name))
+    return Machine(**settings)
+
+
+def _path(template: str, names: Mapping[str, str], setting: str) -> Path:
+    """A path with its placeholders filled, absolute."""
+    try:
+        wanted = [
+            field for _, field, _, _ in string.Formatter().parse(template) if field is not None
+        ]
+    except ValueError as error:
+        raise ConfigError(f"{setting}: {template!r} is no path: {error}") from error
+    for field in wanted:
+        if field not in names:
+            known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS if name in names) or "none"
+            raise ConfigError(f"{setting}: there is no {{{field}}}; there is {known}")
+    if not template:
+        raise ConfigError(f"{setting} must not be empty")
+    # Without `..`, so that two spellings of one directory are found to be one.
+    return Path(os.path.abspath(Path(template.format(**names)).expanduser()))
+
+
+def _put(content: dict[str, Any], names: Sequence[str], value: Any, whole: str) -> None:
+    """Set a value deep inside what YAML holds (`Any`)."""
+    for name in names[:-1]:
+        inner = content.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{whole}: {name} holds no settings")
+        content = inner
+    content[names[-1]] = value
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a name that stands twice in one section, where YAML would forget the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"{name} stands twice in one section (line {line})")
+            seen.add(name)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file holds; `Any` is whatever YAML holds."""
+    try:
+        # It is a safe loader, and knows no tags but YAML's own.
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold settings, as conf/cluster-local.yaml does")
+    return content
