@@ -16,6 +16,8 @@
     ├── PermissionDenied          a known caller who may not
     ├── DeadlineExceeded          the request took longer than it may
     ├── ConfigError               a setting that is unknown or makes no sense
+    ├── ClusterError              nodes that could not be started, stopped or asked
+    │   └── MissingTool           a program or a file that nodes need is not there
     └── StoreError                the store failed; absent cuboids are no error
         ├── StoreUnavailable      the store does not answer at present
         ├── StoreTimeout          the store answered too late; the outcome is unknown
@@ -88,6 +90,14 @@ class DeadlineExceeded(NdcassError):
 
 class ConfigError(NdcassError):
     """A setting that is unknown or makes no sense."""
+
+
+class ClusterError(NdcassError):
+    """Nodes could not be started, stopped or asked. For those who run them: it names paths."""
+
+
+class MissingTool(ClusterError):
+    """A program or a file that nodes need is not there; the text says how to get it."""
 
 
 class StoreError(NdcassError):
