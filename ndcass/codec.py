@@ -154,6 +154,15 @@ def encode_parts(
     return [*parts, tail] if tail else parts
 
 
+def seal(front: bytes, identity: bytes) -> bytes:
+    """The first piece of `encode_parts` with the checksum that another identity makes.
+
+    For a store that learns a row's id only when it sends it, long after the voxels were encoded.
+    """
+    crc = checksum(front[_CRC_AT + 4 :], checksum(identity + front[:_CRC_AT]))
+    return front[:_CRC_AT] + struct.pack("<I", crc) + front[_CRC_AT + 4 :]
+
+
 def read_header(payload: Buffer, *, identity: bytes) -> Header:
     """The header of a payload, checked against its checksum and the row's identity.
 
@@ -451,8 +460,7 @@ def _sealed(head: bytes, table: bytes, identity: bytes) -> bytes:
     front = head + table
     if len(front) > _CONSTANT_SIZE or head[0] != CONSTANT:
         front = front.ljust(_aligned(len(front)), b"\0")
-    crc = checksum(front[_CRC_AT + 4 :], checksum(identity + front[:_CRC_AT]))
-    return front[:_CRC_AT] + struct.pack("<I", crc) + front[_CRC_AT + 4 :]
+    return seal(front, identity)
 
 
 def _aligned(size: int) -> int:

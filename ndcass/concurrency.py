@@ -8,6 +8,7 @@ event loop.
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import os
 import threading
 from collections import deque
@@ -206,6 +207,50 @@ class GroupRunner(Generic[T]):
             return [error] * len(items)
 
 
+class SharedCall(Generic[R]):
+    """Answers many askers with one call, which begins after all of them asked.
+
+    For questions about the present: an answer from a call that was already under way may be older
+    than the asker's question, so that one waits for the next.
+
+    Parameters
+    ----------
+    func : callable
+        What is called.
+    limit : int
+        How many calls are under way at once.
+    """
+
+    def __init__(self, func: Callable[[], Coroutine[Any, Any, R]], *, limit: int) -> None:
+        self._func = func
+        self._slots = asyncio.Semaphore(limit)
+        self._next: asyncio.Task[R] | None = None
+
+    async def __call__(self) -> R:
+        """The answer of a call that has not begun yet; an asker that is cancelled just leaves."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._call())
+            self._next.add_done_callback(_seen)
+        return await asyncio.shield(self._next)
+
+    async def _call(self) -> R:
+        try:
+            await asyncio.sleep(0)  # who asks in the same turn of the loop comes along
+            await self._slots.acquire()
+        finally:
+            self._next = None
+        try:
+            return await self._func()
+        finally:
+            self._slots.release()
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Look at how a task ended, whose askers may all have left."""
+    if not task.cancelled():
+        task.exception()
+
+
 async def one_ahead(
     func: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T]
 ) -> AsyncGenerator[R, None]:
@@ -274,6 +319,44 @@ class OneBehind:
             await self.drained()
         elif self._last is not None:
             await _cancelled(self._last)
+
+
+async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, R]) -> tuple[T, R]:
+    """Two calls at once; the first failure cancels the other and is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            one = group.create_task(first)
+            two = group.create_task(second)
+    except ExceptionGroup as failed:
+        # Callers catch NdcassError; a group would slip past them.
+        raise failed.exceptions[0] from failed
+    return one.result(), two.result()
+
+
+async def as_ready(
+    func: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], *, limit: int
+) -> AsyncGenerator[R, None]:
+    """`func` of every item, at most `limit` at a time, results as they come.
+
+    No more than `limit` are under way or wait to be taken. The first failure ends it. Close it
+    (``contextlib.aclosing``) if you leave early: what has begun is then cancelled and waited for.
+    """
+    todo = iter(items)
+    under_way = {asyncio.create_task(func(item)) for item in itertools.islice(todo, limit)}
+    ready: deque[asyncio.Task[R]] = deque()
+    try:
+        while under_way or ready:
+            if not ready:
+                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                ready.extend(done)
+            result = ready.popleft().result()
+            under_way.update(asyncio.create_task(func(item)) for item in itertools.islice(todo, 1))
+            yield result
+    finally:
+        for task in (*under_way, *ready):
+            task.cancel()
+        for task in (*under_way, *ready):
+            await _ended(task)
 
 
 async def with_companion(

@@ -6,14 +6,15 @@ once when one fails and as a hedge when one is slow, until the request's time is
 transactions are sent once. What the driver raises stops here, see `translated`.
 
 How many bytes are in flight to a host is bounded: the driver has no queue of its own and fails
-where it should wait. That, and the copying of what is left in its buffer after every frame, which is
-quadratic, are mended in `_Connection`.
+where it should wait. That, and the copying of what is left in its buffer after every frame (which
+is quadratic), are mended in `_Connection`.
 """
 
 import asyncio
 import contextlib
 import enum
 import random
+import re
 import socket
 import ssl
 from collections import Counter, defaultdict, deque
@@ -151,9 +152,9 @@ class Driver:
         self.counts: Counter[str] = Counter()
         self._loop = asyncio.get_running_loop()
         self._cluster = cluster_
-        self._sessions: dict[str, Any] = {}
+        self._session: Any = None  # cluster.Session
         self._statements: dict[tuple[str, str, str], Statement] = {}
-        self._preparing = asyncio.Lock()
+        self._connecting = asyncio.Lock()
         self.lanes = Lanes(settings.bytes_in_flight)
 
     @classmethod
@@ -167,7 +168,7 @@ class Driver:
         """
         self = cls(settings, _cluster(settings))
         try:
-            await self._session("")
+            await self._connected()
         except BaseException:
             await self.close()
             raise
@@ -183,8 +184,8 @@ class Driver:
         """A statement that names tables of `keyspace`, for the nodes of `data_centre`."""
         key = (cql, keyspace, data_centre)
         if key not in self._statements:
-            session = await self._session(keyspace)
-            prepared = await self._blocking(session.prepare, cql)
+            session = await self._connected()
+            prepared = await self._blocking(session.prepare, _qualified(cql, keyspace))
             self._statements[key] = Statement(cql, keyspace, data_centre, session, prepared)
         return self._statements[key]
 
@@ -318,7 +319,7 @@ class Driver:
 
         Returns when the nodes agree on the schema. `values` go where the text has ``%s``.
         """
-        session = await self._session("")
+        session = await self._connected()
         hosts = [
             h for h in self._cluster.metadata.all_hosts() if not address or h.address == address
         ]
@@ -377,12 +378,11 @@ class Driver:
         call.begin(first)
         return await call.outcome
 
-    async def _session(self, keyspace: str) -> Any:  # cluster.Session
-        async with self._preparing:
-            if keyspace not in self._sessions:
-                made = await self._blocking(self._cluster.connect, keyspace or None)
-                self._sessions[keyspace] = made
-        return self._sessions[keyspace]
+    async def _connected(self) -> Any:  # cluster.Session
+        async with self._connecting:
+            if self._session is None:
+                self._session = await self._blocking(self._cluster.connect)
+        return self._session
 
     async def _blocking(self, func: Callable[..., Any], *args: object) -> Any:
         """A call of the driver that blocks, with its errors translated."""
@@ -677,6 +677,15 @@ def _ssl_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
     if tls.certificate_file is not None:
         context.load_cert_chain(tls.certificate_file, tls.key_file)
     return context
+
+
+# Where a statement names its table.
+_TABLE = re.compile(r"\b(FROM|INTO|UPDATE)\s+(?=[a-z_]+\b(?!\.))")
+
+
+def _qualified(cql: str, keyspace: str) -> str:
+    """A statement with its table's keyspace, which the server wants to see in prepared ones."""
+    return _TABLE.sub(rf"\1 {keyspace}.", cql)
 
 
 def _batch(entries: Entries) -> Any:  # query.BatchStatement

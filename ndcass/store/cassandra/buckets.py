@@ -1,0 +1,339 @@
+"""Reads rows of one partition of ``cuboids``: headers at quorum, payloads from one replica.
+
+The headers decide which rows there are. Rows never change, so that a payload which fits its
+checksum is right, whichever replica sent it; one that is missing or damaged is asked of a quorum,
+then of every replica in turn. If its row is gone by then it was folded, and the headers are read
+again. Nothing here turns a failure into an absent row.
+
+With two tiers writes are in ``ingest``, bases and pointers in ``archive``, and the headers of
+``ingest`` are read first: a write that has left it is then certainly in ``archive``.
+"""
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ndcass import codec
+from ndcass.concurrency import both, run_cpu
+from ndcass.errors import CorruptValue, StoreError, StoreTimeout
+from ndcass.merge import CuboidRow
+from ndcass.store.base import CuboidAddress
+from ndcass.store.cassandra.driver import Consistency, Driver, Statement
+from ndcass.store.cassandra.rows import (
+    BASE,
+    PART_BYTES,
+    POINTER,
+    WRITE,
+    Bucket,
+    Head,
+    Pointer,
+    unpack_header,
+)
+from ndcass.store.cassandra.tiers import Tier
+
+logger = logging.getLogger(__name__)
+
+# A page of payloads; a reply of 128 MiB would be refused between the nodes.
+PAGE_BYTES = 4 << 20
+HEADERS_A_PAGE = 4096
+HEADER_BYTES = 128
+MOST_READS = 4
+
+_WHERE = "WHERE channel=? AND pyramid=? AND level=? AND t=? AND bucket=? "
+_RANGE = "AND morton>=? AND morton<=?"
+_SOME = "AND morton IN ?"
+_HEADS = "SELECT morton, kind, write_id, part, header FROM cuboids " + _WHERE
+_PAYLOADS = "SELECT morton, kind, write_id, part, payload FROM cuboids " + _WHERE
+_PAYLOAD = (
+    "SELECT payload FROM cuboids " + _WHERE + "AND morton=? AND kind=? AND write_id=? AND part=?"
+)
+
+
+@dataclass(slots=True)
+class Heads:
+    """The rows of one cuboid, without payloads.
+
+    Attributes
+    ----------
+    writes : list of Head
+        In the order of their ids; those at or below the watermark included.
+    bases : mapping of write id to Head
+    pointer : Pointer or None
+    """
+
+    writes: list[Head] = field(default_factory=list)
+    bases: dict[bytes, Head] = field(default_factory=dict)
+    pointer: Pointer | None = None
+
+    @property
+    def base(self) -> Head | None:
+        """The valid base; None before the first fold, and where it was not met."""
+        return self.bases.get(self.pointer.base_id) if self.pointer is not None else None
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether the pointer names a base that was not met: it moved while the pages came."""
+        return self.pointer is not None and self.base is None
+
+    @property
+    def unfolded(self) -> list[Head]:
+        """The writes that are not in the base."""
+        if self.pointer is None:
+            return self.writes
+        return [head for head in self.writes if head.write_id > self.pointer.watermark]
+
+    @property
+    def valid(self) -> list[Head]:
+        """What makes the cuboid, in the order of merging."""
+        return [self.base, *self.unfolded] if self.base is not None else self.unfolded
+
+
+# Payloads by (morton, kind, write id, part).
+_Payloads = dict[tuple[int, int, bytes, int], bytes]
+
+
+class BucketReader:
+    """Reads partitions of ``cuboids``; `counts` has what had to be done beyond one look."""
+
+    def __init__(
+        self, driver: Driver, ingest: Tier, archive: Tier, *, read_window_s: float
+    ) -> None:
+        self._driver = driver
+        self._read_window_s = read_window_s
+        # Writes first: see the module's text.
+        self.tiers = (ingest,) if ingest == archive else (ingest, archive)
+        self.counts: Counter[str] = Counter()
+
+    async def rows(
+        self,
+        bucket: Bucket,
+        mortons: Sequence[int] | None,
+        *,
+        cuboid_bytes: int,
+        checked: bool = False,
+    ) -> Mapping[int, tuple[list[CuboidRow], Heads]]:
+        """The rows of a bucket's cuboids (or some of them), merged order, payloads complete.
+
+        Parameters
+        ----------
+        mortons : sequence of int or None
+            Which cuboids, ascending; None means all.
+        cuboid_bytes : int
+            Of one cuboid, for the size of a page.
+        checked : bool
+            Whether every byte of the payloads is checked here, so that a damaged one is replaced
+            by another replica's. Otherwise whoever decodes them checks.
+
+        Raises
+        ------
+        CorruptValue
+            If no replica has a payload that fits.
+        StoreError
+        """
+        missing: CuboidAddress | None = None
+        for _ in range(MOST_READS):
+            heads, payloads = await both(
+                self.heads(bucket, mortons), self._payloads(bucket, mortons, cuboid_bytes)
+            )
+            if any(cuboid.is_torn for cuboid in heads.values()):
+                self.counts["torn"] += 1
+                continue
+            found: dict[int, tuple[list[CuboidRow], Heads]] = {}
+            missing = None
+            for morton, cuboid in heads.items():
+                rows = await self._complete(bucket, cuboid.valid, payloads, checked=checked)
+                if rows is None:  # folded and swept since its header was read, or lost
+                    missing = bucket.address(morton)
+                    self.counts["reread"] += 1
+                    break
+                if rows:
+                    found[morton] = (rows, cuboid)
+            if missing is None:
+                return found
+        if missing is None:
+            raise StoreError("a cuboid is folded faster than it can be read")
+        raise CorruptValue(f"{missing}: no node has a payload that fits its checksum")
+
+    async def heads(self, bucket: Bucket, mortons: Sequence[int] | None = None) -> dict[int, Heads]:
+        """The rows of a bucket's cuboids (or of some), without payloads, by Morton code, ascending.
+
+        Raises
+        ------
+        CorruptValue
+            If a header does not fit its checksum, whichever replicas answer.
+        StoreTimeout
+            If reading takes longer than the window in which folded rows stay, again and again.
+        """
+        for _ in range(MOST_READS):
+            began = time.monotonic()
+            found: dict[int, Heads] = {}
+            for tier in self.tiers:
+                await self._read_heads(tier, bucket, mortons, found)
+            if time.monotonic() - began <= self._read_window_s:
+                return dict(sorted(found.items()))
+            self.counts["late"] += 1
+        raise StoreTimeout("the store took too long to say what is stored")
+
+    async def _read_heads(
+        self, tier: Tier, bucket: Bucket, mortons: Sequence[int] | None, found: dict[int, Heads]
+    ) -> None:
+        statement, values = await self._select(_HEADS, tier, bucket, mortons)
+        wanted = None if mortons is None else set(mortons)  # a range has others as well
+        async for page in self._driver.pages(
+            statement,
+            values,
+            consistency=Consistency.LOCAL_QUORUM,
+            page_rows=HEADERS_A_PAGE,
+            size_bytes=HEADER_BYTES * (len(mortons) if mortons else 64),
+        ):
+            for morton, kind, write_id, part, header in page:
+                # A later part, or what is left of a row that was never finished.
+                if part == 0 and header is not None and (wanted is None or morton in wanted):
+                    cuboid = found.get(morton)
+                    if cuboid is None:
+                        cuboid = found[morton] = Heads()
+                    _note(cuboid, kind, write_id, header, bucket.address(morton))
+
+    # -- payloads
+
+    async def _payloads(
+        self, bucket: Bucket, mortons: Sequence[int] | None, cuboid_bytes: int
+    ) -> _Payloads:
+        """What one replica has; it may lack rows that the headers will name."""
+        payloads: _Payloads = {}
+        part_bytes = min(PART_BYTES, cuboid_bytes)
+        for tier in self.tiers:
+            statement, values = await self._select(_PAYLOADS, tier, bucket, mortons)
+            # A failure here is no failure of the read: what is missing is asked for again.
+            with contextlib.suppress(StoreError):
+                async for page in self._driver.pages(
+                    statement,
+                    values,
+                    consistency=Consistency.LOCAL_ONE,
+                    page_rows=max(1, PAGE_BYTES // part_bytes),
+                    size_bytes=min(PAGE_BYTES, cuboid_bytes * (len(mortons) if mortons else 8)),
+                ):
+                    for morton, kind, write_id, part, payload in page:
+                        if payload is not None:
+                            payloads[morton, kind, write_id, part] = payload
+        return payloads
+
+    async def _complete(
+        self, bucket: Bucket, heads: Sequence[Head], payloads: _Payloads, *, checked: bool
+    ) -> list[CuboidRow] | None:
+        """The rows of one cuboid with their payloads; None if one is nowhere to be found."""
+        rows: list[CuboidRow] = []
+        for head in heads:
+            address = bucket.address(head.morton)
+            row = _joined(head, address, [payloads.get(key) for key in _keys(head)])
+            if row is not None and checked:
+                row = await run_cpu(_verified, row, head, address)
+            if row is None:
+                self.counts["payloads_asked_again"] += 1
+                row = await self._searched(bucket, head, address)
+            if row is None:
+                return None
+            rows.append(row)
+        return rows
+
+    async def _searched(
+        self, bucket: Bucket, head: Head, address: CuboidAddress
+    ) -> CuboidRow | None:
+        """A row whose payload one replica did not have whole: from a quorum, then from each."""
+        tier = self.tiers[-1] if head.kind == BASE else self.tiers[0]
+        statement = await self._prepared(_PAYLOAD, tier)
+        keys = [(*bucket, *key) for key in _keys(head)]
+        every = await self._driver.replicas(statement, keys[0])
+        for consistency, first in (
+            (Consistency.LOCAL_QUORUM, ""),
+            *((Consistency.LOCAL_ONE, address_) for address_ in every),
+        ):
+            avoid = [other for other in every if first and other != first]
+            parts = [await self._part(statement, key, consistency, avoid) for key in keys]
+            row = _joined(head, address, parts)
+            if row is not None:
+                row = await run_cpu(_verified, row, head, address)
+            if row is not None:
+                return row
+            if any(part is not None for part in parts):
+                self.counts["damaged_payloads"] += 1
+                logger.warning("%s: a replica has a payload that fits no checksum", address)
+        return None
+
+    async def _part(
+        self,
+        statement: Statement,
+        key: tuple[object, ...],
+        consistency: Consistency,
+        avoid: Sequence[str],
+    ) -> bytes | None:
+        """One part as some replica has it; None also where that one fails, for there are others."""
+        try:
+            page = await self._driver.page(
+                statement, key, consistency=consistency, size_bytes=PART_BYTES, avoid=avoid
+            )
+        except StoreError:
+            self.counts["replicas_failed"] += 1
+            return None
+        return page.rows[0][0] if page.rows else None
+
+    # -- statements
+
+    async def _select(
+        self, select: str, tier: Tier, bucket: Bucket, mortons: Sequence[int] | None
+    ) -> tuple[Statement, tuple[object, ...]]:
+        """A statement for all of a bucket, a range of it, or for what is scattered in it."""
+        if mortons is None:
+            return await self._prepared(select, tier), bucket
+        first, last = mortons[0], mortons[-1]
+        if last - first < 2 * len(mortons):
+            return await self._prepared(select + _RANGE, tier), (*bucket, first, last)
+        return await self._prepared(select + _SOME, tier), (*bucket, list(mortons))
+
+    async def _prepared(self, cql: str, tier: Tier) -> Statement:
+        return await self._driver.prepare(cql, keyspace=tier.keyspace, data_centre=tier.data_centre)
+
+
+def _note(cuboid: Heads, kind: int, write_id: bytes, header: bytes, address: CuboidAddress) -> None:
+    """Put a row where it belongs."""
+    if kind == POINTER:
+        cuboid.pointer = Pointer.unpack(header)
+        return
+    head = unpack_header(header, kind=kind, write_id=write_id, address=address)
+    if kind == WRITE:
+        cuboid.writes.append(head)
+    elif kind == BASE:
+        cuboid.bases[write_id] = head
+    else:
+        raise CorruptValue(f"{address}: a row of the unknown kind {kind}")
+
+
+def _keys(head: Head) -> list[tuple[int, int, bytes, int]]:
+    return [(head.morton, head.kind, head.write_id, part) for part in range(head.parts)]
+
+
+def _joined(head: Head, address: CuboidAddress, parts: Sequence[bytes | None]) -> CuboidRow | None:
+    """A row from the parts of its payload, its front checked; None if it is not whole."""
+    whole = [part for part in parts if part is not None]
+    if len(whole) != head.parts:
+        return None
+    payload = whole[0] if head.parts == 1 else b"".join(whole)
+    if len(payload) != head.size_bytes:
+        return None
+    try:
+        header = codec.read_header(payload, identity=head.identity(address))
+    except CorruptValue:
+        return None
+    return CuboidRow(head.write_id, head.op, head.corner_zyx, head.shape_zyx, payload, header)
+
+
+def _verified(row: CuboidRow, head: Head, address: CuboidAddress) -> CuboidRow | None:
+    """The row, if every byte of its payload fits."""
+    try:
+        codec.verify(row.payload, identity=head.identity(address))
+    except CorruptValue:
+        return None
+    return row

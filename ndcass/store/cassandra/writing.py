@@ -1,0 +1,285 @@
+"""A batch of cuboid writes on its way into the cluster: encoded, held, then sent bucket by bucket.
+
+Nothing is sent before the commit, so that a body which turns out to be bad changes nothing. What is
+held is bounded: beyond that it goes to a temporary file. A commit is atomic a cuboid, not as a
+whole; one that fails is indeterminate.
+"""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Sequence
+from types import TracebackType
+from typing import IO, NamedTuple, Self
+
+from ndcass import codec
+from ndcass.concurrency import bounded_map, run_cpu
+from ndcass.errors import StoreFull, StoreTimeout
+from ndcass.merge import WriteOp, is_blank, without_negative_zeros
+from ndcass.store.base import CuboidAddress, CuboidWrite
+from ndcass.store.cassandra.driver import Consistency, Driver, Entries, Statement
+from ndcass.store.cassandra.layouts import Layouts
+from ndcass.store.cassandra.occupancy import Occupancy
+from ndcass.store.cassandra.rows import (
+    PART_BYTES,
+    WRITE,
+    Bucket,
+    Head,
+    pack_header,
+    parts_of,
+    timestamp_us,
+)
+from ndcass.store.cassandra.tiers import Windows
+from ndcass.store.clock import WriteClock, milliseconds_of, wall_clock_ms
+
+# Encoded voxels of one batch that stay in memory.
+HELD_BYTES = 256 << 20
+# One mutation: nearly twice as fast as half of it, and well below what a node takes at most
+# (`make bench-cassandra`).
+MUTATION_BYTES = 4 << 20
+# Mutations under way; how many bytes is the driver's affair.
+WRITES_AT_ONCE = 8
+
+INSERT = (
+    "INSERT INTO cuboids "
+    "(channel, pyramid, level, t, bucket, morton, kind, write_id, part, header, payload) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
+)
+INSERT_PART = (
+    "INSERT INTO cuboids "
+    "(channel, pyramid, level, t, bucket, morton, kind, write_id, part, payload) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
+)
+
+
+class _Encoded(NamedTuple):
+    """A write that waits for its id: the front of the payload is sealed again with it."""
+
+    address: CuboidAddress
+    op: WriteOp
+    corner_zyx: tuple[int, int, int]
+    shape_zyx: tuple[int, int, int]
+    front: bytes
+    body: "bytes | _Spooled"
+    body_bytes: int
+
+
+class _Spooled(NamedTuple):
+    """Where a body is in the temporary file."""
+
+    offset: int
+    size: int
+
+
+class RowWriter:
+    """Sends rows of ``cuboids`` to one tier."""
+
+    def __init__(self, driver: Driver, insert: Statement, insert_part: Statement) -> None:
+        self._driver = driver
+        self._insert = insert
+        self._insert_part = insert_part
+
+    @classmethod
+    async def prepare(cls, driver: Driver, keyspace: str, data_centre: str) -> Self:
+        """For a keyspace whose tables exist."""
+        insert = await driver.prepare(INSERT, keyspace=keyspace, data_centre=data_centre)
+        part = await driver.prepare(INSERT_PART, keyspace=keyspace, data_centre=data_centre)
+        return cls(driver, insert, part)
+
+    async def send(self, bucket: Bucket, rows: Sequence[tuple[Head, bytes]]) -> None:
+        """Rows of one bucket with their payloads, acknowledged by a quorum when this returns.
+
+        Rows that fit one mutation are one; of a larger one the parts come first and the header
+        last, so that no reader meets a header without its payload.
+        """
+        entries: list[tuple[Statement, Sequence[object]]] = []
+        size = 0
+        for head, payload in rows:
+            if size and size + len(payload) > MUTATION_BYTES:
+                await self._send(entries, size)
+                entries, size = [], 0
+            view = memoryview(payload)
+            stamp = timestamp_us(head.write_id)
+            key = (*bucket, head.morton, head.kind, head.write_id)
+            for part in range(head.parts - 1, 0, -1):
+                piece = view[part * PART_BYTES : (part + 1) * PART_BYTES]
+                if size and size + len(piece) > MUTATION_BYTES:
+                    await self._send(entries, size)
+                    entries, size = [], 0
+                entries.append((self._insert_part, (*key, part, piece, stamp)))
+                size += len(piece)
+            header = pack_header(head, bucket.address(head.morton))
+            first = view[:PART_BYTES]
+            entries.append((self._insert, (*key, 0, header, first, stamp)))
+            size += len(first) + len(header)
+        await self._send(entries, size)
+
+    async def _send(self, entries: Entries, size_bytes: int) -> None:
+        if entries:
+            await self._driver.execute_batch(
+                entries, consistency=Consistency.LOCAL_QUORUM, size_bytes=size_bytes
+            )
+
+
+class CassandraBatch:
+    """One write of many cuboids; see `store.base.CuboidBatch`."""
+
+    def __init__(
+        self,
+        writer: RowWriter,
+        layouts: Layouts,
+        occupancy: Occupancy,
+        clock: WriteClock,
+        windows: Windows,
+    ) -> None:
+        self._writer = writer
+        self._layouts = layouts
+        self._occupancy = occupancy
+        self._clock = clock
+        self._windows = windows
+        self._held: dict[Bucket, list[_Encoded]] = {}
+        self._held_bytes = 0
+        self._spool: IO[bytes] | None = None
+        self._spool_end = 0
+
+    async def add(self, writes: Sequence[CuboidWrite]) -> None:
+        """As `CuboidBatch.add`."""
+        for encoded in await run_cpu(self._encoded, writes):
+            depth, height, width = writes[0].cuboid_zyx
+            cuboid_bytes = depth * height * width * writes[0].voxels.itemsize
+            layout = await self._layouts.settle(encoded.address.channel_id, cuboid_bytes)
+            bucket = Bucket.of(encoded.address, layout.bucket_bits)
+            self._held.setdefault(bucket, []).append(encoded)
+
+    async def commit(self) -> None:
+        """As `CuboidBatch.commit`."""
+        held, self._held = self._held, {}
+        if not held:
+            return
+        await self._occupancy.note(held)
+        ids = await bounded_map(self._send, _chunks(held), limit=WRITES_AT_ONCE)
+        # Whoever writes after this acknowledgement, through whichever gateway, gets a later id.
+        wait_ms = milliseconds_of(max(ids)) + 2 * self._windows.max_clock_skew_ms - wall_clock_ms()
+        if wait_ms >= 0:
+            await asyncio.sleep((wait_ms + 1) / 1000)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._held = {}
+        if self._spool is not None:
+            self._spool.close()
+
+    async def _send(self, chunk: tuple[Bucket, list[_Encoded]]) -> bytes:
+        """Send some writes of a bucket; the last of the ids that they got."""
+        bucket, writes = chunk
+        # Before anything is awaited: two chunks of a bucket get their ids in their order.
+        ids = [self._clock.next_id() for _ in writes]
+        try:
+            async with asyncio.timeout(self._windows.write_window_s):
+                rows = await run_cpu(self._sealed, writes, ids)
+                await self._writer.send(bucket, rows)
+        except TimeoutError:
+            raise StoreTimeout(
+                "the store took too long; whether the write happened is unknown"
+            ) from None
+        return ids[-1]
+
+    # -- on a thread
+
+    def _encoded(self, writes: Sequence[CuboidWrite]) -> list[_Encoded]:
+        return [
+            self._encode(write)
+            for write in writes
+            # Zeros mean "nothing here", so a row of them would only cost its reader time.
+            if write.op in (WriteOp.BASE, WriteOp.REPLACE) or not is_blank(write.voxels)
+        ]
+
+    def _encode(self, write: CuboidWrite) -> _Encoded:
+        z, y, x = write.voxels.shape
+        voxels = without_negative_zeros(write.voxels, write.op)
+        front, *blocks = codec.encode_parts(voxels, identity=b"")
+        body = b"".join(blocks)
+        return _Encoded(
+            address=write.address,
+            op=write.op,
+            corner_zyx=write.corner_zyx,
+            shape_zyx=(z, y, x),
+            front=bytes(front),
+            body=self._kept(body),
+            body_bytes=len(body),
+        )
+
+    def _kept(self, body: bytes) -> bytes | _Spooled:
+        """The body itself, or where it is in the temporary file once memory is used up."""
+        if self._held_bytes + len(body) <= HELD_BYTES:
+            self._held_bytes += len(body)
+            return body
+        try:
+            if self._spool is None:
+                # Closed with the batch.
+                self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            at, self._spool_end = self._spool_end, self._spool_end + len(body)
+            view = memoryview(body)
+            while view:
+                written = os.pwrite(self._spool.fileno(), view, self._spool_end - len(view))
+                view = view[written:]
+        except OSError as error:
+            raise StoreFull("no space to hold a large write until it is whole") from error
+        return _Spooled(at, len(body))
+
+    def _body(self, encoded: _Encoded) -> bytes:
+        body = encoded.body
+        if not isinstance(body, _Spooled):
+            return body
+        assert self._spool is not None
+        pieces: list[bytes] = []
+        left = body.size
+        while left:
+            piece = os.pread(self._spool.fileno(), left, body.offset + body.size - left)
+            if not piece:
+                raise StoreFull("the file that held a large write was cut short")
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
+
+    def _sealed(self, writes: Sequence[_Encoded], ids: Sequence[bytes]) -> list[tuple[Head, bytes]]:
+        """Rows with the checksums that their ids make."""
+        rows: list[tuple[Head, bytes]] = []
+        for write, write_id in zip(writes, ids, strict=True):
+            size = len(write.front) + write.body_bytes
+            head = Head(
+                morton=write.address.morton,
+                kind=WRITE,
+                write_id=write_id,
+                op=write.op,
+                corner_zyx=write.corner_zyx,
+                shape_zyx=write.shape_zyx,
+                size_bytes=size,
+                parts=parts_of(size),
+            )
+            front = codec.seal(write.front, head.identity(write.address))
+            rows.append((head, b"".join((front, self._body(write)))))
+        return rows
+
+
+def _chunks(held: dict[Bucket, list[_Encoded]]) -> list[tuple[Bucket, list[_Encoded]]]:
+    """The writes of each bucket in pieces of about one mutation."""
+    chunks: list[tuple[Bucket, list[_Encoded]]] = []
+    for bucket, writes in held.items():
+        chunk: list[_Encoded] = []
+        size = 0
+        for write in writes:
+            if chunk and size + write.body_bytes > MUTATION_BYTES:
+                chunks.append((bucket, chunk))
+                chunk, size = [], 0
+            chunk.append(write)
+            size += write.body_bytes
+        chunks.append((bucket, chunk))
+    return chunks
