@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from ndcass.errors import MissingTool
+from tests.cassandra_nodes import CassandraNodes, cassandra_nodes
 from tests.processes import Gateway, StartGateway, gateway
 
 # A machine that is busy is no reason to fail; the timeout of a whole test still holds.
@@ -16,6 +18,17 @@ settings.register_profile("ndcass", deadline=None)
 settings.load_profile("ndcass")
 
 ROOT = Path(__file__).resolve().parent.parent
+# Three nodes on two busy cores, and the first time ever their jars.
+CASSANDRA_TIMEOUT_S = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on real nodes are marked as such, and may wait for the nodes to start."""
+    for item in items:
+        if "cassandra_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cassandra)
+        if item.get_closest_marker("cassandra") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(CASSANDRA_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +58,19 @@ def start_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGat
             return stack.enter_context(opened)
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def cassandra_cluster() -> Iterator[CassandraNodes]:
+    """Three real nodes for a whole session: use a keyspace of your own, and leave them running.
+
+    A machine without Java or Maven skips these tests; where CI has to run (`CI=true`) they fail.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            nodes = stack.enter_context(cassandra_nodes())
+        except MissingTool as error:
+            if os.environ.get("CI") == "true":
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        yield nodes

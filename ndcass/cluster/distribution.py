@@ -23,6 +23,9 @@ from ndcass.errors import MissingTool
 JAVA_VERSION = 17
 """Cassandra 5.0 runs on 11 and 17; its options here are those for 17."""
 
+AGENT_NAME = "jamm-0.4.0.jar"
+"""What the pinned Cassandra depends on."""
+
 _JAVA_FOLDERS = ("/usr/lib/jvm/java-17-openjdk-*", "/usr/lib/jvm/*17*", "/opt/java/*17*")
 _JAVA_HINT = (
     "install a JDK 17 (Debian and Ubuntu: apt-get install openjdk-17-jdk-headless) or let "
@@ -52,7 +55,7 @@ class Distribution:
 
 
 def find_distribution(environ: Mapping[str, str], *, report: Report) -> Distribution:
-    """Java and jars; the first time on a machine they are fetched.
+    """Java and jars; the first time on a machine the jars are fetched.
 
     Parameters
     ----------
@@ -66,10 +69,31 @@ def find_distribution(environ: Mapping[str, str], *, report: Report) -> Distribu
     MissingTool
         If something is not there; its text says how to get it.
     """
+    found = locate_distribution(environ)
+    if not found.jars.is_dir():
+        _fetch(found, environ, report=report)
+    if not found.agent.is_file():
+        raise MissingTool(f"there is no {found.agent}: it is not a whole Cassandra")
+    return found
+
+
+def locate_distribution(environ: Mapping[str, str]) -> Distribution:
+    """Java, and where the jars are or will be; nothing is fetched.
+
+    Raises
+    ------
+    MissingTool
+        If there is no Java, or no Cassandra where ``CASSANDRA_HOME`` says.
+    """
     java = find_java(environ)
     home = environ.get("CASSANDRA_HOME")
-    jars = _jars_at(Path(home)) if home else _jars_from_maven(java, environ, report=report)
-    return Distribution(java, jars, _agent_in(jars))
+    if home:
+        jars = _jars_at(Path(home))
+        agents = sorted(jars.glob("jamm-*.jar"))
+        return Distribution(java, jars, agents[-1] if agents else jars / AGENT_NAME)
+    digest = hashlib.sha256(_pom().encode()).hexdigest()[:8]  # another pom may mean other jars
+    jars = cache_folder(environ) / f"{pinned_version()}-{digest}"
+    return Distribution(java, jars, jars / AGENT_NAME)
 
 
 def find_java(environ: Mapping[str, str]) -> Path:
@@ -145,34 +169,24 @@ def _jars_at(home: Path) -> Path:
     return jars
 
 
-def _agent_in(jars: Path) -> Path:
-    found = sorted(jars.glob("jamm-*.jar"))
-    if not found:
-        raise MissingTool(f"{jars} holds no jamm-*.jar: it is not a whole Cassandra")
-    return found[-1]
-
-
-def _jars_from_maven(java: Path, environ: Mapping[str, str], *, report: Report) -> Path:
-    """The shared folder of jars, filled if this is the first time.
+def _fetch(wanted: Distribution, environ: Mapping[str, str], *, report: Report) -> None:
+    """Fill the shared folder of jars.
 
     Safe when several do it at once: one fills a folder beside it while the others wait for the
     lock, and it gets its name when it is whole.
     """
-    digest = hashlib.sha256(_pom().encode()).hexdigest()[:8]  # another pom may mean other jars
-    parent = cache_folder(environ)
-    folder = parent / f"{pinned_version()}-{digest}"
-    if folder.is_dir():
-        return folder
+    parent = wanted.jars.parent
     parent.mkdir(parents=True, exist_ok=True)
     with _locked(parent / "lock"):
-        if not folder.is_dir():
-            report(f"fetching Cassandra {pinned_version()} from Maven Central, once, to {folder}")
-            with tempfile.TemporaryDirectory(dir=parent) as unfinished:
-                filled = Path(unfinished) / "lib"
-                _run_maven(java, environ, into=filled)
-                _agent_in(filled)
-                filled.rename(folder)
-    return folder
+        if wanted.jars.is_dir():
+            return
+        report(f"fetching Cassandra {pinned_version()} from Maven Central, once, to {wanted.jars}")
+        with tempfile.TemporaryDirectory(dir=parent) as unfinished:
+            filled = Path(unfinished) / "lib"
+            _run_maven(wanted.java, environ, into=filled)
+            if not (filled / AGENT_NAME).is_file():
+                raise MissingTool(f"Maven fetched no {AGENT_NAME}: change its name in ndcass too")
+            filled.rename(wanted.jars)
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:

@@ -16,10 +16,11 @@ import yaml
 from ndcass.cluster.loader import merged
 from ndcass.cluster.spec import ClientTls, Cluster, Node, Tier
 
-SETTINGS, RACK, LOGGING, JVM_ARGUMENTS = (
+SETTINGS, RACK, LOGGING, TOOL_LOGGING, JVM_ARGUMENTS = (
     "cassandra.yaml",
     "cassandra-rackdc.properties",
     "logback.xml",
+    "logback-tools.xml",
     "jvm.args",
 )
 MAIN_CLASS = "org.apache.cassandra.service.CassandraDaemon"
@@ -51,6 +52,19 @@ _FIRST_TOKEN = -(1 << 63)
 _SMALL_HEAP_MIB = 8192
 _SMALL_REGION, _REGION = "4m", "16m"
 _PATTERN = "%-5level [%thread] %date{ISO8601} %F:%L - %msg%n"
+# Tools print their results; without this they print what they do, too.
+_TOOL_LOGGING = f"""<configuration>
+  <appender name="STDERR" class="ch.qos.logback.core.ConsoleAppender">
+    <target>System.err</target>
+    <encoder>
+      <pattern>{_PATTERN}</pattern>
+    </encoder>
+  </appender>
+  <root level="WARN">
+    <appender-ref ref="STDERR"/>
+  </root>
+</configuration>
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +93,7 @@ def node_files(
         SETTINGS: head + yaml.safe_dump(settings, sort_keys=False, width=100),
         RACK: f"dc={tier.name}\nrack={node.rack}\n",
         LOGGING: _logging(node.folder / "logs" / LOG_NAME),
+        TOOL_LOGGING: _TOOL_LOGGING,
         JVM_ARGUMENTS: "".join(
             f"{_quoted(option)}\n" for option in jvm_options(cluster, node, place)
         ),

@@ -32,7 +32,9 @@ T = TypeVar("T")
 
 # What a section may hold.
 TOP = "cluster ports security machine defaults tiers keyspaces".split()
-CLUSTER = "name folder tokens_per_node starts_at_once start_timeout_s stop_timeout_s".split()
+CLUSTER = """
+    name folder tokens_per_node starts_at_once start_timeout_s join_timeout_s stop_timeout_s
+""".split()
 PORTS = "storage native jmx".split()
 SECURITY = "authentication superuser client_tls".split()
 CLIENT_TLS = "generate keystore ca_file truststore required".split()
@@ -117,7 +119,7 @@ def cluster_from(content: Mapping[str, Any]) -> Cluster:
         security=security,
         machine=_machine(top.section("machine", MACHINE)),
         **settings.given(int, "tokens_per_node", "starts_at_once"),
-        **settings.given(float, "start_timeout_s", "stop_timeout_s"),
+        **settings.given(float, "start_timeout_s", "join_timeout_s", "stop_timeout_s"),
     )
 
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ndcass.cluster.layout import JVM_ARGUMENTS, LOG_NAME, MAIN_CLASS
-from ndcass.cluster.spec import Node
 from ndcass.errors import ClusterError
 
 RECORD_NAME = "process.json"
@@ -28,6 +28,16 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _STARTED_FIELD = 19  # of /proc/PID/stat, counted behind the name
 _ENDED = "ZX"
 _LOG_TAIL_BYTES = 256 << 10
+
+
+class HasFolder(Protocol):
+    """A node, or one that is described no more."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def folder(self) -> Path: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +80,19 @@ class Process:
         return True
 
 
-def files_folder(node: Node) -> Path:
+def files_folder(node: HasFolder) -> Path:
     """Where the files of a local node are."""
     return node.folder / FILES_NAME
 
 
-def running(node: Node) -> Process | None:
+def running(node: HasFolder) -> Process | None:
     """The process of a node, if it runs."""
     process = _recorded(node.folder)
     return process if process is not None and process.is_alive() else None
 
 
 def start(
-    node: Node, java: Path, *, environ: Mapping[str, str], options: Sequence[str] = ()
+    node: HasFolder, java: Path, *, environ: Mapping[str, str], options: Sequence[str] = ()
 ) -> Process:
     """Start a node whose files are laid out, and return at once.
 
@@ -125,7 +135,7 @@ def start(
     return process
 
 
-def stop(node: Node, *, timeout_s: float) -> bool:
+def stop(node: HasFolder, *, timeout_s: float) -> bool:
     """Ask a node to end, and kill it if it does not.
 
     Returns
@@ -141,15 +151,22 @@ def stop(node: Node, *, timeout_s: float) -> bool:
     process = running(node)
     if process is None:
         return True
-    process.send(signal.SIGCONT)  # one that was paused could not end
-    process.send(signal.SIGTERM)
+    ask_to_end(node)
     if process.wait(timeout_s):
         return True
     kill(node)
     return False
 
 
-def kill(node: Node) -> None:
+def ask_to_end(node: HasFolder) -> None:
+    """Ask a node to write down what it has in memory, and to end; returns at once."""
+    process = running(node)
+    if process is not None:
+        process.send(signal.SIGCONT)  # one that was paused could not end
+        process.send(signal.SIGTERM)
+
+
+def kill(node: HasFolder) -> None:
     """End a node as a loss of power would: it cannot react.
 
     Raises
@@ -165,7 +182,7 @@ def kill(node: Node) -> None:
         raise ClusterError(f"node {node.name}: process {process.pid} cannot be killed")
 
 
-def log_tail(node: Node, *, lines: int = 20) -> list[str]:
+def log_tail(node: HasFolder, *, lines: int = 20) -> list[str]:
     """What a node said last, the worst of it if it complained: its log, else its output."""
     for name in (LOG_NAME, OUTPUT_NAME):
         said = _last_lines(node.folder / "logs" / name)

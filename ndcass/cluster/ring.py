@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ndcass.cluster.distribution import Distribution
-from ndcass.cluster.layout import LOGGING, MODULE_OPTIONS
+from ndcass.cluster.layout import MODULE_OPTIONS, TOOL_LOGGING
 from ndcass.cluster.process import files_folder
 from ndcass.cluster.spec import Cluster, Node
 from ndcass.errors import ClusterError
@@ -75,7 +75,7 @@ def tool_options(node: Node, jars: Path) -> list[str]:
         "-Xmx128m",
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",  # it lives for a second
-        f"-Dlogback.configurationFile={files_folder(node) / LOGGING}",
+        f"-Dlogback.configurationFile={files_folder(node) / TOOL_LOGGING}",
         f"-Duser.home={node.folder}",  # where it keeps a history of its commands
         *MODULE_OPTIONS,
         "-cp",

@@ -207,6 +207,8 @@ class Cluster:
     """Nodes that start side by side, after the seeds."""
     start_timeout_s: float = 180.0
     """How long one node may take to be up and normal."""
+    join_timeout_s: float = 86400.0
+    """How long a node that joins later may take to fetch its share of the data."""
     stop_timeout_s: float = 60.0
     """How long one node may take to end by itself, before it is killed."""
 
@@ -217,7 +219,7 @@ class Cluster:
             raise ConfigError(f"cluster.tokens_per_node must be from 1 to {MAX_TOKENS}")
         if self.starts_at_once < 1:
             raise ConfigError("cluster.starts_at_once must be at least 1")
-        for name in ("start_timeout_s", "stop_timeout_s"):
+        for name in ("start_timeout_s", "join_timeout_s", "stop_timeout_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"cluster.{name} must be above 0")
         self._check_tiers()

@@ -10,7 +10,6 @@ import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ndcass.cluster.spec import Cluster, Node
