@@ -13,7 +13,7 @@ from xml.sax.saxutils import quoteattr
 
 import yaml
 
-from ndcass.cluster.loader import merged
+from ndcass.cluster.sections import merged
 from ndcass.cluster.spec import ClientTls, Cluster, Node, Tier
 
 SETTINGS, RACK, LOGGING, TOOL_LOGGING, JVM_ARGUMENTS = (

@@ -4,16 +4,16 @@ Paths may hold ``{cluster}``, ``{tier}``, ``{node}`` and ``{folder}`` (of the cl
 under ``defaults`` holds for every tier that does not say otherwise.
 """
 
-import difflib
 import os
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-
+from ndcass.cluster.sections import Section, merged, put, read_yaml, refuse_unknown, typed
 from ndcass.cluster.spec import (
     ClientTls,
     Cluster,
@@ -27,8 +27,6 @@ from ndcass.cluster.spec import (
     Tier,
 )
 from ndcass.errors import ConfigError
-
-T = TypeVar("T")
 
 # What a section may hold.
 TOP = "cluster ports security machine defaults tiers keyspaces".split()
@@ -88,9 +86,9 @@ def load_cluster(path: Path, *, overrides: Mapping[str, Any] | None = None) -> C
     ConfigError
         If the file cannot be read, or what it describes is unknown or impossible.
     """
-    content = _read(path)
+    content = read_yaml(path)
     for name, value in (overrides or {}).items():
-        _put(content, name.split("."), value, name)
+        put(content, name.split("."), value, name)
     return cluster_from(content)
 
 
@@ -102,7 +100,7 @@ def cluster_from(content: Mapping[str, Any]) -> Cluster:
     ConfigError
         If something is unknown, missing, of the wrong type or impossible.
     """
-    top = _Section(content, "", TOP)
+    top = Section(content, "", TOP)
     settings = top.section("cluster", CLUSTER)
     name = settings.required("name", str)
     folder = _path(settings.get("folder", str, DEFAULT_FOLDER), {"cluster": name}, "cluster.folder")
@@ -123,97 +121,7 @@ def cluster_from(content: Mapping[str, Any]) -> Cluster:
     )
 
 
-class _Section:
-    """The settings below one name; `Any` is whatever YAML holds."""
-
-    def __init__(self, content: Any, path: str, known: Sequence[str] | None) -> None:
-        if content is None:
-            content = {}
-        if not isinstance(content, Mapping):
-            raise ConfigError(f"{path or 'the file'} must hold settings, not {content!r}")
-        self.content = {str(name): value for name, value in content.items()}
-        self.path = path
-        if known is not None:
-            refuse_unknown(self.content, known, self.name_of(""))
-
-    def name_of(self, name: str) -> str:
-        return f"{self.path}.{name}" if self.path else name
-
-    def section(self, name: str, known: Sequence[str] | None) -> "_Section":
-        return _Section(self.content.get(name), self.name_of(name), known)
-
-    def get(self, name: str, kind: type[T], default: T) -> T:
-        value = self.content.get(name)
-        return default if value is None else typed(value, kind, self.name_of(name))
-
-    def required(self, name: str, kind: type[T]) -> T:
-        if self.content.get(name) is None:
-            raise ConfigError(f"{self.name_of(name)} is missing")
-        return typed(self.content[name], kind, self.name_of(name))
-
-    def given(self, kind: type[T], *names: str) -> dict[str, Any]:
-        """Those settings that are there, of all or of these; `Any` so that it can be unpacked."""
-        chosen = [name for name in self.content if name in (names or self.content)]
-        return {name: self.required(name, kind) for name in chosen}
-
-
-def refuse_unknown(given: Mapping[str, Any], known: Sequence[str], prefix: str) -> None:
-    """Name the nearest known setting to one that does not exist; `Any` is what YAML holds.
-
-    Raises
-    ------
-    ConfigError
-        If a name is not known.
-    """
-    for name in given:
-        if name in known:
-            continue
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {prefix}{nearest[0]}?" if nearest else "."
-        names = ", ".join(prefix + one for one in sorted(known))
-        raise ConfigError(f"unknown setting {prefix}{name}{hint} Known are {names}")
-
-
-def typed(value: Any, kind: type[T], name: str) -> T:
-    """A value of YAML (`Any`) as a type, without guessing.
-
-    Raises
-    ------
-    ConfigError
-        If it is of another type.
-    """
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        words: dict[type[object], str] = {
-            bool: "true or false",
-            int: "a whole number",
-            float: "a number",
-            str: "a text",
-            list: "a list",
-            dict: "settings",
-        }
-        raise ConfigError(f"{name} must be {words[kind]}, not {value!r}")
-    return value
-
-
-def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `patch` laid over it, section by section; None takes a setting away.
-
-    `Any` is what YAML holds.
-    """
-    result = dict(base)
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        elif isinstance(value, Mapping) and isinstance(result.get(name), Mapping):
-            result[name] = merged(result[name], value)
-        else:
-            result[name] = value
-    return result
-
-
-def _security(section: _Section, names: Mapping[str, str]) -> Security:
+def _security(section: Section, names: Mapping[str, str]) -> Security:
     tls = section.section("client_tls", CLIENT_TLS)
     return Security(
         **section.given(bool, "authentication"),
@@ -222,7 +130,7 @@ def _security(section: _Section, names: Mapping[str, str]) -> Security:
     )
 
 
-def _client_tls(tls: _Section, names: Mapping[str, str]) -> ClientTls:
+def _client_tls(tls: Section, names: Mapping[str, str]) -> ClientTls:
     generate = tls.get("generate", bool, False)
     if generate and ("keystore" in tls.content or "ca_file" in tls.content):
         raise ConfigError(
@@ -242,7 +150,7 @@ def _client_tls(tls: _Section, names: Mapping[str, str]) -> ClientTls:
     )
 
 
-def _keystore(top: _Section) -> str | None:
+def _keystore(top: Section) -> str | None:
     """The path of every node's keystore, with placeholders."""
     tls = top.section("security", SECURITY).section("client_tls", CLIENT_TLS)
     if tls.get("generate", bool, False):
@@ -251,14 +159,14 @@ def _keystore(top: _Section) -> str | None:
 
 
 def _tiers(
-    top: _Section, names: Mapping[str, str], *, ports: Ports, keystore: str | None
+    top: Section, names: Mapping[str, str], *, ports: Ports, keystore: str | None
 ) -> tuple[Tier, ...]:
     defaults = top.section("defaults", DEFAULTS)
     described = top.section("tiers", None)
     tiers: list[Tier] = []
     for name in described.content:
         tier = described.section(name, TIER)
-        layered = _Section(
+        layered = Section(
             _with_defaults(tier, defaults),
             tier.path,
             TIER,
@@ -277,7 +185,7 @@ def _tiers(
     return tuple(tiers)
 
 
-def _with_defaults(tier: _Section, defaults: _Section) -> dict[str, Any]:
+def _with_defaults(tier: Section, defaults: Section) -> dict[str, Any]:
     """Settings of a tier over those of all tiers; JVM options of both."""
     jvm = [
         *defaults.get("jvm", list, []),
@@ -302,7 +210,7 @@ def _overlaid(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, An
 
 def _tier(
     name: str,
-    tier: _Section,
+    tier: Section,
     names: Mapping[str, str],
     *,
     ports: Ports,
@@ -348,17 +256,17 @@ def _tier(
     )
 
 
-def _node_section(tier: _Section, n: int, described: Any) -> _Section:
+def _node_section(tier: Section, n: int, described: Any) -> Section:
     """A node is an address, or settings with one; `Any` is what YAML holds."""
     path = f"{tier.path}.nodes[{n}]"
     if isinstance(described, str):
         described = {"address": described}
-    return _Section(described, path, NODE)
+    return Section(described, path, NODE)
 
 
-def _directories(tier: _Section, names: Mapping[str, str]) -> Directories:
+def _directories(tier: Section, names: Mapping[str, str]) -> Directories:
     section = tier.section("directories", DIRECTORIES)
-    layered = _Section({**DEFAULT_DIRECTORIES, **section.content}, section.path, DIRECTORIES)
+    layered = Section({**DEFAULT_DIRECTORIES, **section.content}, section.path, DIRECTORIES)
 
     def path(name: str) -> Path:
         return _path(layered.required(name, str), names, layered.name_of(name))
@@ -368,12 +276,13 @@ def _directories(tier: _Section, names: Mapping[str, str]) -> Directories:
     return Directories(path("commitlog"), tuple(data), path("hints"), path("saved_caches"))
 
 
-def _patch(tier: _Section) -> dict[str, Any]:
+def _patch(tier: Section) -> dict[str, Any]:
     """The patch of cassandra.yaml (`Any`: what YAML holds), without what is not its business."""
     patch = tier.get("cassandra", dict, {})
     for name in patch:
         if name in OWN_SETTINGS:
             raise ConfigError(f"{tier.path}.cassandra may not set {name}: {_WHERE_INSTEAD}")
+    refuse_unknown(patch, known_settings(), f"{tier.path}.cassandra.")
     if patch.get("commitlog_sync", "group") not in ("group", "batch"):
         raise ConfigError(
             f"{tier.path}.cassandra.commitlog_sync must be group or batch: with "
@@ -382,7 +291,14 @@ def _patch(tier: _Section) -> dict[str, Any]:
     return dict(patch)
 
 
-def _jvm(tier: _Section) -> tuple[str, ...]:
+@cache
+def known_settings() -> tuple[str, ...]:
+    """What ``cassandra.yaml`` may hold: an unknown name would keep a node from starting."""
+    text = resources.files("ndcass.conf").joinpath("cassandra/settings.txt").read_text("utf-8")
+    return tuple(line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def _jvm(tier: Section) -> tuple[str, ...]:
     options = []
     for option in tier.get("jvm", list, []):
         text = typed(option, str, f"{tier.path}.jvm")
@@ -394,7 +310,7 @@ def _jvm(tier: _Section) -> tuple[str, ...]:
     return tuple(options)
 
 
-def _keyspaces(section: _Section) -> tuple[Keyspace, ...]:
+def _keyspaces(section: Section) -> tuple[Keyspace, ...]:
     keyspaces = []
     for name in section.content:
         keyspace = section.section(name, KEYSPACE)
@@ -410,7 +326,7 @@ def _keyspaces(section: _Section) -> tuple[Keyspace, ...]:
     return tuple(keyspaces)
 
 
-def _machine(section: _Section) -> Machine:
+def _machine(section: Section) -> Machine:
     settings: dict[str, Any] = section.given(str)  # unpacked into fields of two types
     for name in settings:
         if name != "user":
@@ -434,41 +350,3 @@ def _path(template: str, names: Mapping[str, str], setting: str) -> Path:
         raise ConfigError(f"{setting} must not be empty")
     # Without `..`, so that two spellings of one directory are found to be one.
     return Path(os.path.abspath(Path(template.format(**names)).expanduser()))
-
-
-def _put(content: dict[str, Any], names: Sequence[str], value: Any, whole: str) -> None:
-    """Set a value deep inside what YAML holds (`Any`)."""
-    for name in names[:-1]:
-        inner = content.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{whole}: {name} holds no settings")
-        content = inner
-    content[names[-1]] = value
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a name that stands twice in one section, where YAML would forget the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if name in seen:
-                line = key.start_mark.line + 1
-                raise ConfigError(f"{name} stands twice in one section (line {line})")
-            seen.add(name)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What a file holds; `Any` is whatever YAML holds."""
-    try:
-        # It is a safe loader, and knows no tags but YAML's own.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold settings, as conf/cluster-local.yaml does")
-    return content
