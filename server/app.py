@@ -38,8 +38,9 @@ from ndcass.server.app_keys import (
     STORES,
 )
 from ndcass.server.background import background
+from ndcass.server.headers import add_headers
 from ndcass.server.metrics import Metrics, metrics_file
-from ndcass.server.middleware import add_headers, answer
+from ndcass.server.middleware import answer
 from ndcass.server.progress import Deadlines
 from ndcass.server.protocol import Everything, Runner, expect
 from ndcass.server.routes import ROUTES

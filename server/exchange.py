@@ -6,7 +6,11 @@ from aiohttp import web
 
 from ndcass.server.http_errors import Plane
 from ndcass.server.match import Match
-from ndcass.server.routing import Route
+from ndcass.server.progress import Progress
+from ndcass.server.routing import Route, plane_of
+from ndcass.volume import Usage
+
+_NO_MATCH = Match()
 
 
 class Exchange:
@@ -15,11 +19,17 @@ class Exchange:
     Attributes
     ----------
     request_id : str
-    plane : Plane
-        Whose habits the answer follows.
+    progress : Progress
+        Its deadline.
+    usage : Usage
+        What it took so far, for the log and the metrics.
+    path : str
+        As the route table has it; empty as long as that is not known.
     route : Route or None
         None where no route fits the path.
     match : Match
+    asked_for_body : bool
+        Whether a client that waits with its body was told to send it.
     response : StreamResponse or None
         Set when its headers are about to be sent: from then on a failure can only break the
         connection.
@@ -28,23 +38,34 @@ class Exchange:
     """
 
     __slots__ = (
+        "asked_for_body",
         "began_s",
         "broken",
         "match",
-        "plane",
+        "path",
+        "progress",
         "request_id",
         "response",
         "route",
+        "usage",
     )
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, progress: Progress) -> None:
         self.request_id = request_id
+        self.progress = progress
         self.began_s = time.perf_counter()
-        self.plane = Plane.OWN
+        self.usage = Usage()
+        self.path = ""
         self.route: Route | None = None
-        self.match = Match()
+        self.match = _NO_MATCH
+        self.asked_for_body = False
         self.response: web.StreamResponse | None = None
         self.broken = False
+
+    @property
+    def plane(self) -> Plane:
+        """Whose habits the answer follows."""
+        return plane_of(self.route.template if self.route is not None else self.path)
 
 
 EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)

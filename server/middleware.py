@@ -6,49 +6,37 @@ table (``routes.py``), because prefixes, aliases and final slashes of old client
 
 import asyncio
 import logging
-import os
-import re
 import time
 
 from aiohttp import web
 
 from ndcass.errors import BadBody, DeadlineExceeded, NdcassError, NotFound, StoreError
 from ndcass.server.accounts import Entry
-from ndcass.server.app_keys import ACCOUNTS, DEADLINES, METRICS, ROUTER, SETTINGS, STOPPING
+from ndcass.server.app_keys import ACCOUNTS, DEADLINES, METRICS, ROUTER, SETTINGS
 from ndcass.server.exchange import EXCHANGE, Exchange
+from ndcass.server.headers import expects_continue, request_id
 from ndcass.server.http_errors import error_response, plain_error
 from ndcass.server.params import check_options
-from ndcass.server.progress import PROGRESS
-from ndcass.server.protocol import SERVER
-from ndcass.server.routing import (
-    SHOWN_CHARACTERS,
-    MethodNotAllowed,
-    Router,
-    normal_path,
-    plane_of,
-)
-from ndcass.server.streaming import USAGE, expects_continue, not_asked_for_body
-from ndcass.volume import Usage
+from ndcass.server.routing import SHOWN_CHARACTERS, MethodNotAllowed, Router, normal_path
 
 log = logging.getLogger("ndcass.server")
 
-# A client's own request id must fit into a log line and a header.
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 # What common proxies write for a client that left before its answer; nobody receives it.
 CLIENT_LEFT = "499"
 # What the log says of an answer that failed after its first byte.
 BROKEN = "broken"
 INTERNAL = "something went wrong inside the server; the request id finds it in the log"
 _KNOWN_METHODS = frozenset("GET HEAD POST PUT DELETE OPTIONS PATCH".split())
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _PREFLIGHT_HEADERS = "Authorization, Content-Type, X-Request-Id"
 
 
 async def answer(request: web.Request) -> web.StreamResponse:
     """Answer any request whatsoever."""
-    exchange = Exchange(_request_id(request))
+    app = request.app
+    deadlines = app[DEADLINES]
+    exchange = Exchange(request_id(request), deadlines.new())
     request[EXCHANGE] = exchange
-    metrics = request.app[METRICS]
+    metrics = app[METRICS]
     metrics.in_flight_requests += 1
     status = CLIENT_LEFT
     try:
@@ -61,7 +49,7 @@ async def answer(request: web.Request) -> web.StreamResponse:
         return _broken(request, exchange, left)
     finally:
         metrics.in_flight_requests -= 1
-        _account(request, exchange, status)
+        app[ACCOUNTS].note(_entry(request, exchange, status))
 
 
 async def _answered(request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -83,8 +71,8 @@ async def _answered(request: web.Request, exchange: Exchange) -> web.StreamRespo
 
 async def _within_deadline(request: web.Request, exchange: Exchange) -> web.StreamResponse:
     """The answer, sent to its last byte; DeadlineExceeded if that takes too long."""
-    deadlines = request.app[DEADLINES]
-    progress = request[PROGRESS] = deadlines.begin()
+    deadlines, progress = request.app[DEADLINES], exchange.progress
+    deadlines.begin(progress)
     try:
         response = await _handled(request, exchange)
         await _send(request, response)
@@ -105,14 +93,14 @@ async def _handled(request: web.Request, exchange: Exchange) -> web.StreamRespon
         raise web.HTTPExpectationFailed
     raw = request.raw_path
     path = normal_path(raw if raw.startswith("/") else request.rel_url.raw_path)
-    exchange.plane = plane_of(path)
+    exchange.path = path
     router = request.app[ROUTER]
     if request.method == "OPTIONS":
         return _options(router, path)
     route, match = router.find(request.method, path)
     exchange.route, exchange.match = route, match
-    exchange.plane = plane_of(route.template)
-    check_options(request)
+    if "?" in raw:
+        check_options(request)
     return await route.handler(request, match)
 
 
@@ -195,57 +183,25 @@ async def _send_late(
     return response
 
 
-async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """The headers of every answer; aiohttp calls this when an answer's headers are about to go."""
-    exchange = request.get(EXCHANGE)
-    headers = response.headers
-    headers["Server"] = SERVER
-    if exchange is None:  # aiohttp's own answer to what has no path at all
-        headers["X-Request-Id"] = _request_id(request)
-        return
-    exchange.response = response
-    if request.app[STOPPING].is_set() or not_asked_for_body(request):
-        response.force_close()
-        headers["Connection"] = "close"
-    headers["X-Request-Id"] = exchange.request_id
-    if request.method in _READING:
-        headers["Access-Control-Allow-Origin"] = "*"
-        headers["Access-Control-Allow-Methods"] = "GET"
-
-
-def _request_id(request: web.Request) -> str:
-    sent = request.headers.get("X-Request-Id")
-    if sent is not None and _SANE_ID.match(sent):
-        return sent
-    return os.urandom(16).hex()
-
-
-def _account(request: web.Request, exchange: Exchange, status: str) -> None:
-    """Note what is known of a request that is over."""
-    ended_s = time.perf_counter()
-    usage = request.get(USAGE) or _NOTHING
-    progress = request.get(PROGRESS)
+def _entry(request: web.Request, exchange: Exchange, status: str) -> Entry:
+    """What is known of a request that is over."""
+    usage = exchange.usage
     route = exchange.route
     method = request.method
-    request.app[ACCOUNTS].note(
-        Entry(
-            time.time(),
-            exchange.request_id,
-            route.template if route is not None else "none",
-            exchange.match.service,
-            method if method in _KNOWN_METHODS else "other",
-            request.raw_path,
-            status,
-            ended_s - exchange.began_s,
-            request.content.total_bytes,
-            request.writer.output_size,
-            usage.cuboids_read,
-            usage.cuboids_written,
-            usage.store_s,
-            usage.codec_s,
-            progress.network_s if progress is not None else 0.0,
-        )
+    return Entry(
+        time.time(),
+        exchange.request_id,
+        route.template if route is not None else "none",
+        exchange.match.service,
+        method if method in _KNOWN_METHODS else "other",
+        request.raw_path,
+        status,
+        time.perf_counter() - exchange.began_s,
+        request.content.total_bytes,
+        request.writer.output_size,
+        usage.cuboids_read,
+        usage.cuboids_written,
+        usage.store_s,
+        usage.codec_s,
+        exchange.progress.network_s,
     )
-
-
-_NOTHING = Usage()

@@ -3,22 +3,18 @@
 import asyncio
 import time
 
-from aiohttp import web
-
 # Deadlines are looked at this often, or oftener where they are short.
 CHECK_S = 0.5
 
 
 class Progress:
-    """One request on its way; made and ended by `Deadlines`."""
+    """One request on its way; made, begun and ended by `Deadlines`."""
 
-    __slots__ = ("_deadline_s", "_last_s", "_reason", "_task", "_timeout_s", "expired", "network_s")
+    __slots__ = ("_deadline_s", "_last_s", "_reason", "_timeout_s", "expired", "network_s", "task")
 
-    def __init__(
-        self, task: "asyncio.Task[object]", *, timeout_s: float, transfer_s: float
-    ) -> None:
+    def __init__(self, *, timeout_s: float, transfer_s: float) -> None:
         now_s = time.monotonic()
-        self._task = task
+        self.task: asyncio.Task[object] | None = None
         self._timeout_s = timeout_s
         self._last_s = now_s + transfer_s
         self._deadline_s = now_s + timeout_s
@@ -39,9 +35,9 @@ class Progress:
 
     def check(self, now_s: float) -> None:
         """Cancel the request if its deadline is over."""
-        if now_s > self._deadline_s and not self.expired:
+        if now_s > self._deadline_s and not self.expired and self.task is not None:
             self.expired = True
-            self._task.cancel()
+            self.task.cancel()
 
     @property
     def reason(self) -> str:
@@ -75,13 +71,14 @@ class Deadlines:
         self._check_s = min(CHECK_S, timeout_s / 4, shortest_s / 4)
         self._running: set[Progress] = set()
 
-    def begin(self) -> Progress:
-        """Watch over the current task."""
-        task = asyncio.current_task()
-        assert task is not None  # handlers run in one
-        progress = Progress(task, timeout_s=self._timeout_s, transfer_s=self._transfer_s)
+    def new(self) -> Progress:
+        """The progress of a request that came just now."""
+        return Progress(timeout_s=self._timeout_s, transfer_s=self._transfer_s)
+
+    def begin(self, progress: Progress) -> None:
+        """Watch over the current task, which does what the request asks."""
+        progress.task = asyncio.current_task()
         self._running.add(progress)
-        return progress
 
     def end(self, progress: Progress) -> None:
         """Watch no longer."""
@@ -97,6 +94,3 @@ class Deadlines:
         now_s = time.monotonic()
         for progress in list(self._running):
             progress.check(now_s)
-
-
-PROGRESS: web.RequestKey[Progress] = web.RequestKey("progress", Progress)

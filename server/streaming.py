@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Self
 
 from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
 
 from ndcass.concurrency import run_cpu
 from ndcass.errors import BadBody, InvalidOption, TooLarge
 from ndcass.server.app_keys import SETTINGS
+from ndcass.server.exchange import exchange_of
 from ndcass.server.formats.base import StreamDecoder, Voxels
-from ndcass.server.progress import PROGRESS
-from ndcass.volume import Usage
+from ndcass.server.headers import expects_continue, set_headers
 
 # One call to the socket: a larger one is cut by the kernel anyhow.
 PIECE_BYTES = 1 << 20
@@ -25,16 +27,6 @@ GATHER_BYTES = 256 << 10
 ENCODINGS = frozenset({"gzip", "lz4"})
 
 Pieces = AsyncGenerator[bytes | memoryview, None]
-
-USAGE: web.RequestKey[Usage] = web.RequestKey("usage", Usage)
-_ASKED: web.RequestKey[bool] = web.RequestKey("asked for the body", bool)
-
-
-def usage_of(request: web.Request) -> Usage:
-    """What the request has used so far; the access log reads it."""
-    if USAGE not in request:
-        request[USAGE] = Usage()
-    return request[USAGE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +86,9 @@ class Body:
         return memoryview(buffer)
 
 
-def expects_continue(request: web.Request) -> bool:
-    """Whether the client wants to be asked for its body before it sends it."""
-    return request.headers.get("Expect", "").strip().lower() == "100-continue"
-
-
-def not_asked_for_body(request: web.Request) -> bool:
-    """Whether the client may still wait with its body; what it sends next is anybody's guess."""
-    return "Expect" in request.headers and not request.get(_ASKED) and not request.content.is_eof()
-
-
 async def _ask_for_body(request: web.Request) -> None:
     """Let a client that waits for it send its body: permission, URL and size are in order."""
-    request[_ASKED] = True
+    exchange_of(request).asked_for_body = True
     if expects_continue(request) and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # of the answer, nothing has been sent yet
@@ -123,7 +105,7 @@ async def chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
         If the connection ends before the body does.
     """
     wait_s = request.app[SETTINGS].server.receive_timeout_s
-    progress = request[PROGRESS]
+    progress = exchange_of(request).progress
     silent = f"nothing of the body came for {wait_s:g} s"
     await _ask_for_body(request)
     while True:
@@ -190,15 +172,51 @@ def _next(steps: Iterator[Voxels]) -> Voxels | None:
     return next(steps, None)
 
 
-class VoxelResponse(web.Response):
-    """A small answer in one piece, which need not be `bytes`.
+class VoxelResponse(web.StreamResponse):
+    """A small answer to GET in one piece, sent with its headers by one call.
 
-    aiohttp would wrap a view into a payload object, which takes longer than to send it.
+    aiohttp would copy it behind its headers; that, and to put these together step by step, takes
+    longer than to read the voxels.
     """
 
-    def __init__(self, body: memoryview, headers: Mapping[str, str]) -> None:
-        super().__init__(headers=headers)
-        self._body = body  # type: ignore[assignment]  # write_eof takes any of the three
+    def __init__(self, voxels: memoryview, headers: dict[str, str]) -> None:
+        super().__init__()
+        self._voxels = voxels
+        self._own_headers = headers
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send all of it."""
+        if self._eof_sent:
+            return None
+        assert isinstance(request, web.Request)  # no other kind comes to a handler
+        writer = request.writer
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client left")
+        self._eof_sent = True
+        head = self._head(request)
+        transport.writelines((head, self._voxels))
+        writer.output_size += len(head) + len(self._voxels)
+        await writer.drain()
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing: `prepare` sent it all."""
+
+    def _head(self, request: web.Request) -> bytes:
+        headers = self._own_headers
+        headers["Content-Length"] = str(len(self._voxels))
+        headers["Date"] = rfc822_formatted_time()
+        set_headers(request, exchange_of(request), self, headers)
+        if self._keep_alive is None:
+            self._keep_alive = request.keep_alive
+        version = request.version
+        if not self._keep_alive:
+            headers["Connection"] = "close"
+        elif version < HttpVersion11:
+            headers["Connection"] = "keep-alive"
+        lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
+        return f"HTTP/{version.major}.{version.minor} 200 OK\r\n{lines}\r\n\r\n".encode()
 
 
 async def send_pieces(
@@ -243,7 +261,7 @@ async def _send(
     request: web.Request, response: web.StreamResponse, piece: bytes | memoryview
 ) -> None:
     wait_s = request.app[SETTINGS].server.send_timeout_s
-    progress = request[PROGRESS]
+    progress = exchange_of(request).progress
     view = memoryview(piece)
     for at in range(0, len(view), PIECE_BYTES):
         began_s = time.perf_counter()

@@ -24,6 +24,7 @@ from ndcass.merge import WriteOp
 from ndcass.model import Channel, TokenView
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
+from ndcass.server.exchange import exchange_of
 from ndcass.server.formats.base import Layout, StreamDecoder, StreamEncoder, as_voxels
 from ndcass.server.formats.blosc import decode_blosc, encode_blosc
 from ndcass.server.formats.encodings import decoding, encoding
@@ -39,7 +40,6 @@ from ndcass.server.streaming import (
     VoxelResponse,
     receive,
     send_pieces,
-    usage_of,
 )
 from ndcass.server.volume_params import VolumeParams, parse_volume, window_bounds, write_op
 from ndcass.volume import (
@@ -189,13 +189,13 @@ def _is_small(request: web.Request, match: Match, cutout: Cutout) -> bool:
     )
 
 
-async def _send_small(request: web.Request, match: Match, cutout: Cutout) -> web.Response:
+async def _send_small(request: web.Request, match: Match, cutout: Cutout) -> VoxelResponse:
     """A small answer in one piece, which spares it the machinery of a stream."""
     (place,), (t,) = cutout.places, cutout.times
     channel = cutout.first
     slab = Slab(place, channel.starttime if t is None else t, cutout.box)
     voxels = await read_small(
-        request.app[STORES].cuboids, slab, dtype=channel.dtype, usage=usage_of(request)
+        request.app[STORES].cuboids, slab, dtype=channel.dtype, usage=exchange_of(request).usage
     )
     headers = _headers(match, cutout, "raw") | _raw_headers(cutout.shape, channel.dtype)
     headers["Content-Type"] = RawEncoder.content_type
@@ -281,7 +281,7 @@ async def _send_stream(
     slabs = plan_answer(
         cutout.places, cutout.times, cutout.box, cuboid_zyx=cutout.level.cuboid_zyx, dtype=dtype
     )
-    usage = usage_of(request)
+    usage = exchange_of(request).usage
     store = request.app[STORES].cuboids
     voxels = stream_slabs(store, slabs, dtype=dtype, usage=usage)
     pieces = _encoded(encoder, voxels, transform)
@@ -345,7 +345,7 @@ def _decoder(service: str, layout: Layout) -> StreamDecoder:
 async def _send_whole(
     request: web.Request, match: Match, cutout: Cutout, transform: _Transform
 ) -> web.StreamResponse:
-    usage = usage_of(request)
+    usage = exchange_of(request).usage
     store = request.app[STORES].cuboids
     arrays = []
     for place in cutout.places:
@@ -426,7 +426,7 @@ async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse
     limit = request.app[SETTINGS].server.max_body_bytes
     share = BLOSC_SHARE if match.service == "blosc" else OVERHEAD_SHARE
     body = Body.of(request, size, limit=limit, share=share)
-    usage = usage_of(request)
+    usage = exchange_of(request).usage
     async with cutout_writer(request.app[STORES], op=op, usage=usage) as writer:
         if match.service in STREAMED:
             decoder = decoding(body.encoding, _decoder(match.service, layout))

@@ -13,10 +13,10 @@ from ndcass.errors import InvalidRequest, TooLarge
 from ndcass.model import Channel
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
+from ndcass.server.exchange import exchange_of
 from ndcass.server.formats.png import encode_png
 from ndcass.server.handlers.cutout import Cutout, resolve
 from ndcass.server.match import Match
-from ndcass.server.streaming import usage_of
 from ndcass.server.volume_params import parse_plane, window_bounds
 from ndcass.volume import read_box
 
@@ -49,7 +49,7 @@ async def read_slice(request: web.Request, match: Match) -> web.StreamResponse:
             place,
             channel.starttime if t is None else t,
             cutout.box,
-            usage=usage_of(request),
+            usage=exchange_of(request).usage,
         )
         body = await run_cpu(_png, match.service, channel, cutout, voxels, window)
     return web.Response(body=body, content_type="image/png")

@@ -14,8 +14,8 @@ from blockbuster import blockbuster_ctx
 from ndcass.config import ServerSettings, Settings
 from ndcass.errors import CorruptValue, InvalidOption, StoreFull, StoreUnavailable
 from ndcass.server.app_keys import METRICS
+from ndcass.server.exchange import exchange_of
 from ndcass.server.match import Match
-from ndcass.server.progress import PROGRESS
 from ndcass.server.routes import ROUTES
 from ndcass.server.routing import Handler, Route
 from ndcass.store.memory import MemoryStores
@@ -269,7 +269,7 @@ async def test_progress_puts_the_deadline_off() -> None:
     async def handler(request: web.Request, match: Match) -> web.StreamResponse:
         for _ in range(10):
             await asyncio.sleep(0.1)
-            request[PROGRESS].moved()
+            exchange_of(request).progress.moved()
         return web.Response(text="slow but moving")
 
     async with serving(handler, request_timeout_s=0.5) as app:
@@ -280,7 +280,7 @@ async def test_progress_does_not_put_it_off_for_ever() -> None:
     async def handler(request: web.Request, match: Match) -> web.StreamResponse:
         while True:
             await asyncio.sleep(0.05)
-            request[PROGRESS].moved()
+            exchange_of(request).progress.moved()
 
     async with serving(handler, request_timeout_s=0.3, transfer_timeout_s=0.6) as app:
         assert await app.status("/x/") == 504
