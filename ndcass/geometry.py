@@ -168,6 +168,8 @@ class Level:
                 f"the extent of level {self.level}"
             )
         z, y, x = self.offset_zyx
+        if not (z or y or x):
+            return dataset_box
         return dataset_box.shifted((-z, -y, -x))
 
 

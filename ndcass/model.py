@@ -312,12 +312,28 @@ class TokenView:
     project: Project
     dataset: Dataset
     channels: tuple[Channel, ...]
+    # By name and by number; kept, for every request asks for one of each.
+    _by_name: dict[str, Channel] = dataclasses.field(init=False, repr=False, compare=False)
+    _levels: dict[int, Level] = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_name = {channel.channel_name: channel for channel in self.channels}
+        default = next((channel for channel in self.channels if channel.default), None)
+        if default is not None:
+            by_name["default"] = default  # no channel may have that name
+        object.__setattr__(self, "_by_name", by_name)
+        object.__setattr__(self, "_levels", {})
 
     def channel(self, name: str) -> Channel | None:
         """The channel of that name; ``default`` means the one flagged default."""
-        if name == "default":
-            return next((c for c in self.channels if c.default), None)
-        return next((c for c in self.channels if c.channel_name == name), None)
+        return self._by_name.get(name)
+
+    def level(self, level: int) -> Level:
+        """The derived values of one resolution level; OutOfBounds if there is none."""
+        found = self._levels.get(level)
+        if found is None:
+            found = self._levels[level] = self.dataset.level(level)
+        return found
 
 
 def _refuse_unknown(body: Mapping[str, Any], allowed: list[str]) -> None:
