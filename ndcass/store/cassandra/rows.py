@@ -16,13 +16,15 @@ from ndcass.store.clock import WRITE_ID_BYTES, milliseconds_of
 
 # The kinds of rows, in the order in which they sort.
 WRITE, BASE, POINTER = 0, 1, 2
+# A cuboid has one pointer, so that its row needs no name; an id of no write.
+POINTER_ID = bytes(WRITE_ID_BYTES)
 
 PART_BYTES = 1 << 20
 # A header has room for so many parts; far above what a cuboid can have.
 MOST_PARTS = 1 << 14
 
-# op, corner z y x, shape z y x, bytes of the payload, parts; then a crc32c.
-_HEADER = struct.Struct("<B3H3HIH")
+# op, corner z y x, shape z y x, shape of the whole cuboid, bytes of the payload, parts; a crc32c.
+_HEADER = struct.Struct("<B3H3H3HIH")
 _CRC = struct.Struct("<I")
 _POINTER = struct.Struct("<16s16sq")
 _COUNTER_STEPS = 999
@@ -49,7 +51,10 @@ class Bucket(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A row without its payload."""
+    """A row without its payload.
+
+    `cuboid_zyx` is the shape of the whole cuboid, so that whoever folds need not know the channel.
+    """
 
     morton: int
     kind: int
@@ -57,6 +62,7 @@ class Head(NamedTuple):
     op: WriteOp
     corner_zyx: tuple[int, int, int]
     shape_zyx: tuple[int, int, int]
+    cuboid_zyx: tuple[int, int, int]
     size_bytes: int
     parts: int
 
@@ -92,7 +98,8 @@ def parts_of(size_bytes: int) -> int:
 
 def pack_header(head: Head, address: CuboidAddress) -> bytes:
     """The header column of a row."""
-    fields = _HEADER.pack(head.op, *head.corner_zyx, *head.shape_zyx, head.size_bytes, head.parts)
+    boxes = (*head.corner_zyx, *head.shape_zyx, *head.cuboid_zyx)
+    fields = _HEADER.pack(head.op, *boxes, head.size_bytes, head.parts)
     return fields + _CRC.pack(_header_crc(fields, head.kind, head.write_id, address))
 
 
@@ -103,9 +110,18 @@ def unpack_header(packed: bytes, *, kind: int, write_id: bytes, address: CuboidA
         raise CorruptValue("the header of a row has the wrong size")
     if _CRC.unpack_from(packed, _HEADER.size)[0] != _header_crc(fields, kind, write_id, address):
         raise CorruptValue("the header of a row does not fit its checksum")
-    op, z, y, x, depth, height, width, size_bytes, parts = _HEADER.unpack(fields)
-    corner, shape = (z, y, x), (depth, height, width)
-    return Head(address.morton, kind, write_id, WriteOp(op), corner, shape, size_bytes, parts)
+    op, *boxes, size_bytes, parts = _HEADER.unpack(fields)
+    return Head(
+        morton=address.morton,
+        kind=kind,
+        write_id=write_id,
+        op=WriteOp(op),
+        corner_zyx=(boxes[0], boxes[1], boxes[2]),
+        shape_zyx=(boxes[3], boxes[4], boxes[5]),
+        cuboid_zyx=(boxes[6], boxes[7], boxes[8]),
+        size_bytes=size_bytes,
+        parts=parts,
+    )
 
 
 def _header_crc(fields: bytes, kind: int, write_id: bytes, address: CuboidAddress) -> int:

@@ -59,6 +59,7 @@ class _Encoded(NamedTuple):
     op: WriteOp
     corner_zyx: tuple[int, int, int]
     shape_zyx: tuple[int, int, int]
+    cuboid_zyx: tuple[int, int, int]
     front: bytes
     body: "bytes | _Spooled"
     body_bytes: int
@@ -211,6 +212,7 @@ class CassandraBatch:
             op=write.op,
             corner_zyx=write.corner_zyx,
             shape_zyx=(z, y, x),
+            cuboid_zyx=write.cuboid_zyx,
             front=bytes(front),
             body=self._kept(body),
             body_bytes=len(body),
@@ -261,6 +263,7 @@ class CassandraBatch:
                 op=write.op,
                 corner_zyx=write.corner_zyx,
                 shape_zyx=write.shape_zyx,
+                cuboid_zyx=write.cuboid_zyx,
                 size_bytes=size,
                 parts=parts_of(size),
             )
