@@ -24,9 +24,10 @@ S = TypeVar("S")
 MIB = 1 << 20
 GIB = 1 << 30
 
-ENGINES = ("embedded",)
+ENGINES = ("embedded", "cassandra")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 ADMIN_TOKEN = "NDCASS_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
+CASSANDRA_PASSWORD = "NDCASS_CASSANDRA_PASSWORD"  # noqa: S105 - the name of a variable
 MAX_PORT = 65535
 MAX_WORKERS = 256
 # As `keys.new_key` makes them; a short one could be guessed.
@@ -97,6 +98,88 @@ class StoreSettings:
         _positive("store.maintain_interval_s", self.maintain_interval_s)
 
 
+_KEYSPACE = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_CHOSEN = -1
+_MOST_BUCKET_BITS = 8
+_PROTOCOLS = (4, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class CassandraSettings:
+    """How the engine on Cassandra reaches its cluster, and what it promises itself.
+
+    With an `ingest_keyspace` there are two tiers: writes land there and are drained to the archive.
+    """
+
+    contact_points: tuple[str, ...] = ("127.0.0.1",)
+    port: int = 9042
+    username: str = ""
+    tls_ca_file: str = ""
+    tls_certificate_file: str = ""
+    tls_key_file: str = ""
+    archive_keyspace: str = "ndcass"
+    archive_data_centre: str = "local"
+    archive_replicas: int = 3
+    ingest_keyspace: str = ""
+    ingest_data_centre: str = ""
+    ingest_replicas: int = 3
+    protocol_version: int = 4
+    connect_timeout_s: float = 10.0
+    request_timeout_s: float = 20.0
+    hedge_after_s: float = 2.0
+    bytes_in_flight: int = 8 * MIB
+    max_clock_skew_ms: int = 10
+    write_window_s: float = 30.0
+    read_window_s: float = 60.0
+    bucket_bits: int = _CHOSEN
+    password: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            if setting.name.endswith(("_s", "_replicas")) or setting.name == "bytes_in_flight":
+                _positive(f"cassandra.{setting.name}", getattr(self, setting.name))
+        if not self.contact_points or not all(self.contact_points):
+            raise ConfigError("cassandra.contact_points must name at least one node")
+        if not 1 <= self.port <= MAX_PORT:
+            raise ConfigError(f"cassandra.port must be from 1 to {MAX_PORT}")
+        self._check_tiers()
+        if bool(self.tls_certificate_file) != bool(self.tls_key_file):
+            raise ConfigError(
+                "cassandra.tls_certificate_file and cassandra.tls_key_file belong together"
+            )
+        if self.protocol_version not in _PROTOCOLS:
+            raise ConfigError("cassandra.protocol_version must be 4 or 5")
+        if self.max_clock_skew_ms < 0:
+            raise ConfigError("cassandra.max_clock_skew_ms must be at least 0")
+        if self.request_timeout_s > self.write_window_s:
+            raise ConfigError(
+                "cassandra.request_timeout_s must not be above cassandra.write_window_s: a write "
+                "that is still being sent after its window could be lost to a fold"
+            )
+        if not _CHOSEN <= self.bucket_bits <= _MOST_BUCKET_BITS:
+            raise ConfigError(
+                f"cassandra.bucket_bits must be from 0 to {_MOST_BUCKET_BITS}, or {_CHOSEN} to "
+                "have it chosen"
+            )
+
+    def _check_tiers(self) -> None:
+        for name in ("archive_keyspace", "ingest_keyspace"):
+            keyspace = getattr(self, name)
+            if not _KEYSPACE.fullmatch(keyspace) and (name == "archive_keyspace" or keyspace):
+                raise ConfigError(f"cassandra.{name} {keyspace!r} is no name of a keyspace")
+        if not self.archive_data_centre:
+            raise ConfigError("cassandra.archive_data_centre must not be empty")
+        if bool(self.ingest_keyspace) != bool(self.ingest_data_centre):
+            raise ConfigError(
+                "cassandra.ingest_keyspace and cassandra.ingest_data_centre belong together"
+            )
+        if self.ingest_keyspace == self.archive_keyspace:
+            raise ConfigError(
+                "the two tiers must not share a keyspace; with one tier leave "
+                "cassandra.ingest_keyspace empty"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class LogSettings:
     """What goes to standard error."""
@@ -118,6 +201,7 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    cassandra: CassandraSettings = field(default_factory=CassandraSettings)
     log: LogSettings = field(default_factory=LogSettings)
     admin_token: str | None = field(default=None, repr=False)
 
@@ -152,9 +236,20 @@ def load(
             sections.setdefault(section, {})[setting] = value
     known = {f.name: f for f in dataclasses.fields(Settings) if f.name != "admin_token"}
     _refuse_unknown(sections, known, "")
+    _refuse_secrets(sections.get("cassandra", {}))
     types = typing.get_type_hints(Settings)
     built = {name: _build(types[name], value, name) for name, value in sections.items()}
+    password = environ.get(CASSANDRA_PASSWORD, "")
+    if password:
+        base = built.get("cassandra", CassandraSettings())
+        built["cassandra"] = dataclasses.replace(base, password=password)
     return Settings(**built, admin_token=_admin_token(environ))
+
+
+def _refuse_secrets(cassandra: Mapping[str, Any]) -> None:
+    """A password in a file of settings would end up where such files do; `Any`: as YAML has it."""
+    if "password" in cassandra:
+        raise ConfigError(f"cassandra.password is a secret: it comes from {CASSANDRA_PASSWORD}")
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

@@ -42,7 +42,7 @@ def test_overrides_win_over_the_file_and_none_does_not_count(tmp_path: Path) -> 
     ("text", "message"),
     [
         ("server: {prot: 1}", r"server\.prot; did you mean server\.port\? Known are server\.host"),
-        ("serve: {port: 1}", r"serve; did you mean server\? Known are access, log, server, store"),
+        ("serve: {port: 1}", r"serve; did you mean server\? Known are access, cassandra, log, ser"),
         ("server: {zzzz: 1}", r"unknown setting server\.zzzz\. Known are"),
         ("server: {port: x}", r"server\.port must be a whole number, not 'x'"),
         ("server: {port: 1.5}", r"server\.port must be a whole number"),
@@ -70,6 +70,24 @@ def test_overrides_win_over_the_file_and_none_does_not_count(tmp_path: Path) -> 
         ("- a", r"must hold sections"),
         ("text", r"must hold sections"),
         ("a: [", r"is no YAML"),
+        ("cassandra: {contact_points: []}", r"must name at least one node"),
+        ("cassandra: {contact_points: a}", r"cassandra\.contact_points must be a list of texts"),
+        ("cassandra: {password: p}", r"is a secret: it comes from NDCASS_CASSANDRA_PASSWORD"),
+        ("cassandra: {port: 0}", r"cassandra\.port must be from 1"),
+        ("cassandra: {protocol_version: 3}", r"must be 4 or 5"),
+        ("cassandra: {archive_keyspace: Big}", r"'Big' is no name of a keyspace"),
+        ("cassandra: {archive_keyspace: ''}", r"'' is no name of a keyspace"),
+        ("cassandra: {archive_data_centre: ''}", r"archive_data_centre must not be empty"),
+        ("cassandra: {archive_replicas: 0}", r"archive_replicas must be above 0"),
+        ("cassandra: {ingest_keyspace: a}", r"ingest_data_centre belong together"),
+        (
+            "cassandra: {ingest_keyspace: ndcass, ingest_data_centre: i}",
+            r"the two tiers must not share a keyspace",
+        ),
+        ("cassandra: {request_timeout_s: 31}", r"must not be above cassandra\.write_window_s"),
+        ("cassandra: {max_clock_skew_ms: -1}", r"max_clock_skew_ms must be at least 0"),
+        ("cassandra: {bucket_bits: 9}", r"bucket_bits must be from 0 to 8, or -1"),
+        ("cassandra: {tls_key_file: a}", r"tls_key_file belong together"),
         ("admin_token: {x: 1}", r"unknown setting admin_token"),
         ("server: !!python/object/apply:os.system ['true']", r"is no YAML"),
     ],
@@ -100,6 +118,12 @@ def test_secret_comes_from_the_environment_and_is_not_shown() -> None:
     settings = load(None, {"NDCASS_ADMIN_TOKEN": "5ec2e7" + "0" * 34})
     assert settings.admin_token == "5ec2e7" + "0" * 34
     assert "5ec2e7" not in repr(settings)
+
+
+def test_the_password_of_the_store_comes_from_the_environment_and_is_not_shown() -> None:
+    settings = load(None, {"NDCASS_CASSANDRA_PASSWORD": "xyzzy"})
+    assert settings.cassandra.password == "xyzzy"
+    assert "xyzzy" not in repr(settings)
 
 
 def test_empty_secret_counts_as_none() -> None:
