@@ -47,7 +47,7 @@ from ndcass.server.routes import ROUTES
 from ndcass.server.routing import Route, Router
 from ndcass.server.workers import Supervisor
 from ndcass.store.base import Stores
-from ndcass.store.embedded import open_embedded
+from ndcass.store.engine import open_stores
 
 log = logging.getLogger("ndcass.server")
 
@@ -240,7 +240,7 @@ async def _let_requests_end(app: web.Application) -> None:
 
 @contextlib.asynccontextmanager
 async def _open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    stores = await open_embedded(Path(settings.store.folder))
+    stores = await open_stores(settings)
     try:
         yield stores
     finally:

@@ -3,16 +3,16 @@
 import argparse
 import asyncio
 import os
-from pathlib import Path
 
 from ndcass.cli import demo
 from ndcass.cli.arguments import at_least
 from ndcass.cli.failure import CommandFailed
+from ndcass.cli.store import add_store
 from ndcass.config import Settings, load
 from ndcass.errors import NotFound, StoreError
 from ndcass.keys import hash_key, new_key
 from ndcass.store.base import Catalog
-from ndcass.store.embedded import open_embedded
+from ndcass.store.engine import open_stores
 
 ADMIN = "admin"
 
@@ -25,8 +25,7 @@ def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         description="Run the gateway until it is told to stop. The first start on an empty folder "
         "makes the user admin and prints the API key once; NDCASS_ADMIN_TOKEN sets it instead.",
     )
-    parser.add_argument("--conf", type=Path, metavar="FILE", help="settings; see conf/README.md")
-    parser.add_argument("--data", metavar="DIR", help="the folder of the store (default: data)")
+    add_store(parser)
     parser.add_argument("--host", metavar="H", help="where to listen (default: 127.0.0.1)")
     parser.add_argument("--port", type=at_least(0), metavar="P", help="default: 8000")
     parser.add_argument(
@@ -61,13 +60,14 @@ async def prepare(settings: Settings, *, demo_wanted: bool) -> None:
     Raises
     ------
     CommandFailed
-        If there can be no store in the folder, or the admin's API key is somebody else's.
+        If no store can be opened, or the admin's API key is somebody else's.
     """
-    folder = Path(settings.store.folder)
     try:
-        stores = await open_embedded(folder)
+        stores = await open_stores(settings)
     except StoreError as error:
-        raise CommandFailed(f"no store can be opened in {folder}: {error}") from error
+        embedded = settings.store.engine == "embedded"
+        where = f"in {settings.store.folder}" if embedded else "on the cluster"
+        raise CommandFailed(f"no store can be opened {where}: {error}") from error
     try:
         key = await ensure_admin(stores.catalog, settings.admin_token)
         if key is not None:

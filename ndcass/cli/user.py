@@ -1,4 +1,4 @@
-"""``ndcass user``: who has an API key. Works on the store in a folder, also while a server runs."""
+"""``ndcass user``: who has an API key. Works on the store itself, also while a server runs."""
 
 import argparse
 import asyncio
@@ -6,7 +6,7 @@ import re
 
 from ndcass.cli.arguments import add_json
 from ndcass.cli.report import print_result
-from ndcass.cli.store import add_data, existing_store
+from ndcass.cli.store import add_store, existing_store, settings_of
 from ndcass.keys import hash_key, new_key
 from ndcass.model import User
 from ndcass.store.base import Catalog
@@ -31,7 +31,7 @@ def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     listing = actions.add_parser("list", help="all users")
     listing.set_defaults(run=_list)
     for parser in (add, key, revoke, listing):
-        add_data(parser)
+        add_store(parser)
         add_json(parser)
 
 
@@ -45,7 +45,7 @@ def _new_name(text: str) -> str:
 
 def _add(args: argparse.Namespace) -> int:
     async def add() -> tuple[User, str]:
-        async with existing_store(args.data) as stores:
+        async with existing_store(settings_of(args)) as stores:
             user = await stores.catalog.add_user(args.name, superuser=args.superuser)
             return user, await _give_key(stores.catalog, user)
 
@@ -56,7 +56,7 @@ def _add(args: argparse.Namespace) -> int:
 
 def _key(args: argparse.Namespace) -> int:
     async def change() -> tuple[User, str]:
-        async with existing_store(args.data) as stores:
+        async with existing_store(settings_of(args)) as stores:
             user = await stores.catalog.user(args.name)
             await stores.catalog.revoke_keys(user.id)
             return user, await _give_key(stores.catalog, user)
@@ -68,7 +68,7 @@ def _key(args: argparse.Namespace) -> int:
 
 def _revoke(args: argparse.Namespace) -> int:
     async def revoke() -> int:
-        async with existing_store(args.data) as stores:
+        async with existing_store(settings_of(args)) as stores:
             user = await stores.catalog.user(args.name)
             return await stores.catalog.revoke_keys(user.id)
 
@@ -79,7 +79,7 @@ def _revoke(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     async def users() -> list[User]:
-        async with existing_store(args.data) as stores:
+        async with existing_store(settings_of(args)) as stores:
             return list(await stores.catalog.users())
 
     found = asyncio.run(users())

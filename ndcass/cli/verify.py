@@ -14,8 +14,9 @@ from ndcass.cli.failure import CommandFailed, WrongCall
 from ndcass.cli.ingest import box_done
 from ndcass.cli.receipt import BoxDone, Receipt
 from ndcass.cli.report import Progress, print_result
-from ndcass.cli.store import add_data, existing_store
+from ndcass.cli.store import add_store, existing_store, settings_of
 from ndcass.concurrency import run_threads
+from ndcass.config import Settings
 from ndcass.store.base import CuboidAddress
 
 # The reasons that are printed; the count tells of the others.
@@ -35,10 +36,10 @@ def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "verify",
         help="compare a channel with a receipt, or check its checksums",
         description="With the RECEIPT of an ingest: read every box back and compare checksum and "
-        "counts. With TOKEN/CHANNEL and --data: check the checksum of every stored cuboid.",
+        "counts. With TOKEN/CHANNEL and --data or --conf: check the checksums of all cuboids.",
     )
     parser.add_argument("what", metavar="RECEIPT|TOKEN/CHANNEL")
-    add_data(parser, default=None)
+    add_store(parser, default=None)
     arguments.add_server(parser)
     arguments.add_transfer(parser)
     arguments.add_json(parser)
@@ -47,14 +48,20 @@ def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    if args.data is None:
+    if args.data is None and args.conf is None:
         if not Path(args.what).exists() and _is_target(args.what):
-            raise WrongCall(f"to check the store of {args.what} name its folder with --data")
+            raise WrongCall(
+                f"to check the store of {args.what} name its folder with --data, or its settings "
+                "with --conf"
+            )
         checked, what = _check_receipt(args), "boxes"
     elif _is_target(args.what):
-        checked, what = asyncio.run(_check_store(args.data, arguments.target(args.what))), "cuboids"
+        checked, what = (
+            asyncio.run(_check_store(settings_of(args), arguments.target(args.what))),
+            "cuboids",
+        )
     else:
-        raise WrongCall(f"with --data, {args.what} must be TOKEN/CHANNEL")
+        raise WrongCall(f"with --data or --conf, {args.what} must be TOKEN/CHANNEL")
     result = {"checked": checked.total, "wrong": checked.wrong}
     if checked.wrong:
         if args.json:
@@ -120,10 +127,10 @@ def _difference(sent: BoxDone, found: BoxDone) -> str:
     )
 
 
-async def _check_store(folder: Path, target: Target) -> Checked:
+async def _check_store(settings: Settings, target: Target) -> Checked:
     count = 0
     wrong: list[str] = []
-    async with existing_store(folder) as stores:
+    async with existing_store(settings) as stores:
         view = await stores.catalog.token_view(target.token)
         channel = view.channel(target.channel)
         if channel is None:
