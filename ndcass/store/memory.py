@@ -25,7 +25,6 @@ from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, 
 from ndcass.store.base import (
     DELETE_JOB,
     MAX_OBJECT_ID,
-    Comparison,
     CuboidAddress,
     CuboidWrite,
     Health,
@@ -36,6 +35,7 @@ from ndcass.store.base import (
     StoredObject,
 )
 from ndcass.store.clock import WriteClock
+from ndcass.store.query import meets
 
 T = TypeVar("T")
 
@@ -89,6 +89,10 @@ class MemoryCuboids:
             found = self.read_now(addresses[first : first + READ_PAGE])
             if found:
                 yield found
+
+    def reread(self, addresses: Sequence[CuboidAddress]) -> AsyncIterator[Sequence[StoredCuboid]]:
+        """As `CuboidStore.reread`; there is one copy of everything."""
+        return self.read(addresses)
 
     def read_now(self, addresses: Sequence[CuboidAddress]) -> Sequence[StoredCuboid]:
         """As `CuboidStore.read_now`; never None."""
@@ -606,29 +610,13 @@ class MemoryObjects:
         found = (
             object_id
             for (channel, object_id), fields in self._fields.items()
-            if channel == channel_id and all(_meets(fields, p) for p in predicates)
+            if channel == channel_id and all(meets(fields, p) for p in predicates)
         )
         return sorted(found)[:limit]
 
     async def delete_channel(self, channel_id: int) -> int:
         """As `ObjectStore.delete_channel`."""
         return _forget(self._fields, lambda key: key[0] == channel_id)
-
-
-def _meets(fields: Mapping[str, Any], predicate: Predicate) -> bool:
-    """Whether a field is there, of the value's kind (text or number), and compares as asked."""
-    value = fields.get(predicate.field)
-    if isinstance(value, str) != isinstance(predicate.value, str):
-        return False
-    if not isinstance(value, str | int | float):
-        return False
-    match predicate.comparison:
-        case Comparison.EQUAL:
-            return bool(value == predicate.value)
-        case Comparison.LESS:
-            return bool(value < predicate.value)
-        case Comparison.GREATER:
-            return bool(value > predicate.value)
 
 
 class MemoryLabels:

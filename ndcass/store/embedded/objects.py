@@ -15,6 +15,7 @@ from typing import Any, Self
 from ndcass.errors import InvalidRequest
 from ndcass.store.base import Comparison, Predicate, StoredObject
 from ndcass.store.embedded.sqlite import Database, Key, delete_rows, json_text, signed, unsigned
+from ndcass.store.query import meets
 
 _OBJECTS_KEY = Key("objects", "id")
 _VALUES_KEY = Key("object_values", "field, value, id")
@@ -197,21 +198,7 @@ def _meets_all(
 ) -> bool:
     row = db.execute("SELECT fields FROM objects WHERE channel_id = ? AND id = ?", key).fetchone()
     fields = json.loads(row[0])
-    return all(_meets(fields.get(predicate.field), predicate) for predicate in predicates)
-
-
-def _meets(value: Any, predicate: Predicate) -> bool:
-    if not isinstance(value, str | int | float):
-        return False
-    if isinstance(value, str) != isinstance(predicate.value, str):
-        return False
-    match predicate.comparison:
-        case Comparison.EQUAL:
-            return bool(value == predicate.value)
-        case Comparison.LESS:
-            return bool(value < predicate.value)
-        case Comparison.GREATER:
-            return bool(value > predicate.value)
+    return all(meets(fields, predicate) for predicate in predicates)
 
 
 # -- values
