@@ -1,0 +1,68 @@
+"""A keyspace with the schema in it, on real nodes; empty again for every test."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from ndcass.store.cassandra.driver import ConnectSettings, Driver
+from ndcass.store.cassandra.schema import Keyspace, Keyspaces, apply_schema
+from ndcass.store.cassandra.tables import Tables
+from tests.cassandra_nodes import CassandraNodes
+
+_TABLES = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s"
+
+
+@pytest.fixture(scope="session")
+def cassandra_settings(cassandra_cluster: CassandraNodes) -> ConnectSettings:
+    """How to reach the nodes."""
+    return ConnectSettings(cassandra_cluster.contact_points, port=cassandra_cluster.port)
+
+
+@pytest.fixture(scope="session")
+def keyspaces(
+    cassandra_cluster: CassandraNodes, cassandra_settings: ConnectSettings
+) -> Iterator[Keyspaces]:
+    """One tier, with all tables; tests share it."""
+    keyspace = Keyspace(f"test_{uuid.uuid4().hex[:12]}", cassandra_cluster.data_centre, 3)
+    made = Keyspaces(ingest=keyspace, archive=keyspace, meta=keyspace)
+
+    async def make() -> None:
+        async with connected(cassandra_settings) as driver:
+            await apply_schema(driver, made)
+
+    async def drop() -> None:
+        async with connected(cassandra_settings) as driver:
+            await driver.run(f"DROP KEYSPACE IF EXISTS {keyspace.name}")
+
+    asyncio.run(make())
+    yield made
+    asyncio.run(drop())
+
+
+@contextlib.asynccontextmanager
+async def connected(settings: ConnectSettings) -> AsyncIterator[Driver]:
+    driver = await Driver.connect(settings)
+    try:
+        yield driver
+    finally:
+        await driver.close()
+
+
+@pytest.fixture
+async def driver(cassandra_settings: ConnectSettings) -> AsyncIterator[Driver]:
+    async with connected(cassandra_settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def tables(driver: Driver, keyspaces: Keyspaces) -> AsyncIterator[Tables]:
+    """The tables of the keyspace, without any rows."""
+    meta = keyspaces.meta
+    tables = Tables(driver, keyspace=meta.name, data_centre=meta.data_centre)
+    yield tables
+    for (name,) in await driver.run(_TABLES, (meta.name,)):
+        if name != "schema_versions" and await tables.rows(f"SELECT * FROM {name} LIMIT 1"):
+            await driver.run(f"TRUNCATE {meta.name}.{name}")
