@@ -124,6 +124,13 @@ class CuboidStore(Protocol):
         block on a disk, so it belongs in `run_cpu`.
         """
 
+    def reread(self, addresses: Sequence[CuboidAddress]) -> AsyncIterator[Sequence[StoredCuboid]]:
+        """As `read`, after a payload of one of them turned out to be damaged.
+
+        A store with replicas checks every byte and takes another replica's payload for a damaged
+        one; CorruptValue if none has it whole. One without reads again.
+        """
+
     def read_now(self, addresses: Sequence[CuboidAddress]) -> Sequence[StoredCuboid] | None:
         """As `read`, where neither this nor decoding the payloads would block; None elsewhere."""
 

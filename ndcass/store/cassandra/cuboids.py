@@ -12,6 +12,7 @@ from ndcass.concurrency import as_ready, bounded_map
 from ndcass.errors import CorruptValue, StoreUnavailable
 from ndcass.store.base import CuboidAddress, StoredCuboid
 from ndcass.store.cassandra.buckets import BucketReader
+from ndcass.store.cassandra.crowding import Crowding
 from ndcass.store.cassandra.driver import Consistency, Driver
 from ndcass.store.cassandra.layouts import Layout, Layouts
 from ndcass.store.cassandra.occupancy import Occupancy
@@ -23,9 +24,6 @@ from ndcass.store.clock import WriteClock
 # Buckets that one read has under way.
 READS_AT_ONCE = 8
 DELETES_AT_ONCE = 16
-# A cuboid with more rows than this is worth folding.
-CROWDED_ROWS = 4
-MOST_CROWDED = 10_000
 
 _DELETE = (
     "DELETE FROM cuboids USING TIMESTAMP ? "
@@ -41,8 +39,8 @@ class CassandraCuboids:
     counts : Counter
         What readers met that is no plain read: payloads asked again, damaged ones, ids ahead of
         the clock.
-    crowded : dict of Bucket to int
-        Buckets in which readers met cuboids of many rows, with the most rows of one.
+    crowding : Crowding
+        Buckets in which readers and writers met cuboids of many rows.
     clock_fault : str
         Why nothing may be written at present; empty if the clock is right.
     """
@@ -66,7 +64,7 @@ class CassandraCuboids:
         self.buckets = BucketReader(
             driver, tiers.ingest, tiers.archive, read_window_s=windows.read_window_s
         )
-        self.crowded: dict[Bucket, int] = {}
+        self.crowding = Crowding()
         self.clock_fault = ""
 
     @property
@@ -85,16 +83,30 @@ class CassandraCuboids:
         """As `CuboidStore.batch`."""
         if self.clock_fault:
             raise StoreUnavailable(self.clock_fault)
-        return CassandraBatch(self.writer, self.layouts, self.occupancy, self.clock, self.windows)
+        return CassandraBatch(
+            self.writer,
+            self.layouts,
+            self.occupancy,
+            self.clock,
+            self.windows,
+            wrote=self.crowding.wrote,
+        )
 
     def read_now(self, addresses: Sequence[CuboidAddress]) -> Sequence[StoredCuboid] | None:
         """As `CuboidStore.read_now`: never, since everything is on the other side of a wire."""
         return None
 
-    async def read(
-        self, addresses: Sequence[CuboidAddress], *, checked: bool = False
-    ) -> AsyncIterator[Sequence[StoredCuboid]]:
+    def read(self, addresses: Sequence[CuboidAddress]) -> AsyncIterator[Sequence[StoredCuboid]]:
         """As `CuboidStore.read`."""
+        return self._read(addresses, checked=False)
+
+    def reread(self, addresses: Sequence[CuboidAddress]) -> AsyncIterator[Sequence[StoredCuboid]]:
+        """As `CuboidStore.reread`."""
+        return self._read(addresses, checked=True)
+
+    async def _read(
+        self, addresses: Sequence[CuboidAddress], *, checked: bool
+    ) -> AsyncIterator[Sequence[StoredCuboid]]:
         wanted = await self._by_bucket(addresses)
 
         async def read(item: tuple[Bucket, tuple[Layout, list[int]]]) -> list[StoredCuboid]:
@@ -200,14 +212,11 @@ class CassandraCuboids:
         found = await self.buckets.rows(
             bucket, mortons, cuboid_bytes=layout.cuboid_bytes, checked=checked
         )
-        most = latest = None
+        latest = None
         for rows, heads in found.values():
-            if len(rows) > CROWDED_ROWS and len(rows) > (most or 0):
-                most = len(rows)
+            self.crowding.met(bucket, len(rows))
             last = max(head.write_id for head in heads.valid)
             latest = last if latest is None or last > latest else latest
-        if most is not None and len(self.crowded) < MOST_CROWDED:
-            self.crowded[bucket] = most
         ahead_ms = max(1, 2 * self.windows.max_clock_skew_ms)
         if latest is not None and not self.clock.observe(latest, max_ahead_ms=ahead_ms):
             self.counts["ids_ahead"] += 1
