@@ -122,7 +122,7 @@ def serve_ndcass(*, workers: int) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="ndcass-bench-") as folder:
         command = [sys.executable, "-m", "ndcass.cli.main", "serve", "--data", folder]
         command += ["--port", str(port), "--workers", str(workers), "--host", "127.0.0.1"]
-        with _running(command, port, {"NDCASS_ADMIN_TOKEN": KEY}) as server:
+        with running(command, port, {"NDCASS_ADMIN_TOKEN": KEY}) as server:
             yield server
 
 
@@ -130,7 +130,7 @@ def serve_ndcass(*, workers: int) -> Iterator[Server]:
 def raw_sender(size: int) -> Iterator[Server]:
     """A process that answers each request with bytes from RAM by one call to the socket."""
     port = free_port()
-    with _running([sys.executable, "-m", "bench.raw_sender", str(port), str(size)], port) as server:
+    with running([sys.executable, "-m", "bench.raw_sender", str(port), str(size)], port) as server:
         yield server
 
 
@@ -139,14 +139,15 @@ def http_server(size: int, *, quiet: bool = False) -> Iterator[Server]:
     """An aiohttp handler that sends bytes from RAM; `quiet`: without an access log."""
     port = free_port()
     command = [sys.executable, "-m", "bench.http_server", str(port), str(size)]
-    with _running([*command, *["quiet"] * quiet], port) as server:
+    with running([*command, *["quiet"] * quiet], port) as server:
         yield server
 
 
 @contextmanager
-def _running(
+def running(
     command: list[str], port: int, environ: dict[str, str] | None = None
 ) -> Iterator[Server]:
+    """A server of ours: started, waited for, ended."""
     # A file for all of them: what a log line costs is not to depend on who reads it.
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(  # noqa: S603 - the commands above

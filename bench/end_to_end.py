@@ -70,17 +70,21 @@ def main() -> int:
             continue
         for result in measure(options.rounds):
             results.append(result)
-            print(_line(result), flush=True)
+            print(line(result), flush=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    machine = {
+    report = {"machine": machine(), "results": [{**asdict(r), "holds": r.holds} for r in results]}
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"\n{table(results)}")
+    return 0
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on, as JSON can hold it."""
+    return {
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }
-    report = {"machine": machine, "results": [{**asdict(r), "holds": r.holds} for r in results]}
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\n{table(results)}")
-    return 0
 
 
 def table(results: Sequence[Result]) -> str:
@@ -92,7 +96,8 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _line(result: Result) -> str:
+def line(result: Result) -> str:
+    """A result for a person who watches."""
     mark = "ok  " if result.holds else "LESS"
     detail = ", ".join(f"{k} {v:.3g}" for k, v in result.detail.items())
     return f"{mark} {result.name}: {result.value:.2f}  ({detail})"
@@ -348,22 +353,7 @@ def prepared_server(*, workers: int, fill: bool = True) -> Iterator[Server]:
     """A gateway with an empty dataset, filled with noise at timestep 0 on demand."""
     with serve_ndcass(workers=workers) as server:
         client = Client(server)
-        dataset = {
-            "dataset_name": TOKEN,
-            **{f"{a}imagesize": n for a, n in zip("zyx", DATASET, strict=True)},
-            "zvoxelres": 10.0,
-            "public": 1,
-        }
-        client.create(f"/nd/resource/dataset/{TOKEN}/", dataset)
-        project = f"/nd/resource/dataset/{TOKEN}/project/{TOKEN}/"
-        client.create(project, {"project_name": TOKEN, "public": 1})
-        channel = {
-            "channel_name": "em",
-            "channel_type": "timeseries",
-            "channel_datatype": "uint8",
-        }
-        client.create(f"{project}channel/em/", channel)
-        client.create(f"{project}token/{TOKEN}/", {"token_name": TOKEN, "public": 1})
+        prepare(client)
         if fill:
             layer = random_voxels((64, 640, 640)).data
             for z in range(0, 320, 64):
@@ -371,15 +361,39 @@ def prepared_server(*, workers: int, fill: bool = True) -> Iterator[Server]:
         yield server
 
 
+def prepare(client: Client, *, token: str = TOKEN) -> None:
+    """An empty dataset with project, channel and token of one name."""
+    dataset = {
+        "dataset_name": token,
+        **{f"{a}imagesize": n for a, n in zip("zyx", DATASET, strict=True)},
+        "zvoxelres": 10.0,
+        "public": 1,
+    }
+    client.create(f"/nd/resource/dataset/{token}/", dataset)
+    project = f"/nd/resource/dataset/{token}/project/{token}/"
+    client.create(project, {"project_name": token, "public": 1})
+    channel = {
+        "channel_name": "em",
+        "channel_type": "timeseries",
+        "channel_datatype": "uint8",
+    }
+    client.create(f"{project}channel/em/", channel)
+    client.create(f"{project}token/{token}/", {"token_name": token, "public": 1})
+
+
 def cutout_path(
-    shape_zyx: tuple[int, int, int], *, corner: tuple[int, int, int] = (0, 0, 0), t: int = 0
+    shape_zyx: tuple[int, int, int],
+    *,
+    corner: tuple[int, int, int] = (0, 0, 0),
+    t: int = 0,
+    token: str = TOKEN,
 ) -> str:
     """The URL of a raw cutout of timestep `t`."""
     ranges = [
         f"{start},{start + size}"
         for start, size in zip(reversed(corner), reversed(shape_zyx), strict=True)
     ]
-    return f"/nd/sd/{TOKEN}/em/raw/0/{'/'.join(ranges)}/{t},{t + 1}/"
+    return f"/nd/sd/{token}/em/raw/0/{'/'.join(ranges)}/{t},{t + 1}/"
 
 
 def random_voxels(shape_zyx: tuple[int, int, int]) -> npt.NDArray[np.uint8]:

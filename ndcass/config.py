@@ -132,11 +132,14 @@ class CassandraSettings:
     write_window_s: float = 30.0
     read_window_s: float = 60.0
     bucket_bits: int = _CHOSEN
+    fold_rows: int = 4
+    drain_after_s: float = 300.0
+    fold_bytes_per_s: int = 64 * MIB
     password: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         for setting in dataclasses.fields(self):
-            if setting.name.endswith(("_s", "_replicas")) or setting.name == "bytes_in_flight":
+            if setting.name.endswith(("_s", "_replicas", "_rows", "_in_flight")):
                 _positive(f"cassandra.{setting.name}", getattr(self, setting.name))
         if not self.contact_points or not all(self.contact_points):
             raise ConfigError("cassandra.contact_points must name at least one node")
