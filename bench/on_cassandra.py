@@ -1,0 +1,439 @@
+"""Measures the engine on Cassandra against the bare driver, on nodes of its own.
+
+``python -m bench.on_cassandra --output build/bench-cassandra.json`` starts three nodes on this
+machine, measures, prints a table and writes it as JSON. As in `bench.end_to_end` both sides of a
+ratio run in turns. Every case is measured with noise and with voxels that look like an electron
+micrograph.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from bench.bare_driver import BareDriver
+from bench.clients import KEY, Client, Server, free_port, running
+from bench.end_to_end import Result, cutout_path, line, machine, prepare, table, timed
+from ndcass import codec, volume
+from ndcass.config import CassandraSettings, load
+from ndcass.geometry import Box
+from ndcass.merge import WriteOp
+from ndcass.model import Channel, Dataset
+from ndcass.store.cassandra import (
+    CassandraStores,
+    connected,
+    keyspaces_of,
+    open_cassandra,
+    tiers_of,
+)
+from ndcass.store.cassandra.rows import Bucket
+from ndcass.store.cassandra.schema import apply_schema
+from tests.cassandra_nodes import cassandra_nodes
+
+# z, y, x of the box of 64 MiB of uint8.
+BOX = (256, 512, 512)
+WARM_UPS = 3
+UNFOLDED_ROWS = (1, 4, 16)
+BUCKET_BITS = (0, 3, 6)
+Voxels = npt.NDArray[Any]
+
+
+def main() -> int:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("build/bench-cassandra.json"))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--conf", type=Path, help="settings of a cluster that runs already")
+    parser.add_argument("--only", action="append", help="part of a name; may be repeated")
+    options = parser.parse_args()
+    results: list[Result] = []
+    with settings_of(options.conf) as settings:
+        for name, measure in MEASURES.items():
+            if options.only and not any(part in name for part in options.only):
+                continue
+            for result in measure(settings, options.rounds):
+                results.append(result)
+                print(line(result), flush=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    report = {"machine": machine(), "results": [{**asdict(r), "holds": r.holds} for r in results]}
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"\n{table(results)}")
+    return 0
+
+
+@contextmanager
+def settings_of(conf: Path | None) -> Iterator[CassandraSettings]:
+    """A cluster with the schema: the one of a file of settings, or three nodes of our own."""
+    if conf is not None:
+        settings = load(conf, os.environ).cassandra
+        asyncio.run(_apply(settings))
+        yield settings
+        return
+    with cassandra_nodes(count=3, heap_mib=1024) as nodes:
+        settings = CassandraSettings(
+            contact_points=nodes.contact_points,
+            port=nodes.port,
+            archive_data_centre=nodes.data_centre,
+            archive_keyspace="bench",
+            max_clock_skew_ms=0,
+        )
+        asyncio.run(_apply(settings))
+        yield settings
+
+
+async def _apply(settings: CassandraSettings) -> None:
+    async with connected(settings) as driver:
+        await apply_schema(driver, keyspaces_of(settings))
+
+
+# -- what is stored
+
+
+def noise(shape_zyx: tuple[int, int, int], dtype: str = "u1") -> Voxels:
+    """Voxels that do not compress."""
+    rng = np.random.default_rng(7)
+    return rng.integers(1, 255, shape_zyx, dtype=np.uint8).astype(f"<{dtype}", copy=False) + (
+        0 if dtype == "u1" else rng.integers(1, 1 << 24, shape_zyx, dtype=f"<{dtype}")
+    )
+
+
+def micrograph(shape_zyx: tuple[int, int, int]) -> Voxels:
+    """Grey with soft structures and the noise of a detector: compresses a little, as EM does."""
+    rng = np.random.default_rng(8)
+    small = rng.integers(90, 180, tuple(-(-n // 8) for n in shape_zyx), dtype=np.uint8)
+    soft = small.repeat(8, 0).repeat(8, 1).repeat(8, 2)[tuple(slice(n) for n in shape_zyx)]
+    return (soft + rng.integers(0, 12, shape_zyx, dtype=np.uint8)).astype(np.uint8)
+
+
+KINDS: dict[str, Callable[[tuple[int, int, int]], Voxels]] = {
+    "noise": noise,
+    "EM-like": micrograph,
+}
+
+
+def place_of(channel_id: int, dtype: str = "uint8") -> volume.Place:
+    """A channel that only the voxel store knows."""
+    z, y, x = BOX
+    dataset = Dataset(
+        dataset_name="b", ximagesize=x, yimagesize=y, zimagesize=z, user=1, zvoxelres=10.0
+    )
+    channel = Channel(
+        id=channel_id, project="b", channel_name="b", channel_type="image", channel_datatype=dtype
+    )
+    return volume.Place(channel, dataset.level(0))
+
+
+async def write(stores: CassandraStores, place: volume.Place, voxels: Voxels) -> float:
+    """Seconds for a box, acknowledged."""
+    box = Box((0, 0, 0), voxels.shape)
+    began = time.perf_counter()
+    async with stores.cuboids.batch() as batch:
+        writer = volume.CutoutWriter(stores, batch, WriteOp.REPLACE, volume.Usage())
+        await writer.write(place, 0, box, voxels)
+        await batch.commit()
+    return time.perf_counter() - began
+
+
+async def read(stores: CassandraStores, place: volume.Place, out: Voxels) -> float:
+    """Seconds for a box, put together."""
+    box = Box((0, 0, 0), out.shape)
+    began = time.perf_counter()
+    slab = volume.Slab(place, 0, box)
+    await volume.read_slab(stores.cuboids, slab, out, usage=volume.Usage())
+    return time.perf_counter() - began
+
+
+async def buckets_of(stores: CassandraStores, channel_id: int) -> list[Bucket]:
+    """Every partition that a channel has."""
+    return [bucket async for page in stores.cuboids.occupancy.walk(channel_id) for bucket in page]
+
+
+_next_channel = iter(range(int(time.time()), 1 << 40))
+
+
+# -- measures
+
+
+def store_reads(settings: CassandraSettings, rounds: int) -> Iterator[Result]:
+    """A box through the store, against the bare driver at ONE and at QUORUM."""
+    for kind, make in KINDS.items():
+        yield from asyncio.run(_store_reads(settings, rounds, kind, make(BOX)))
+
+
+async def _store_reads(
+    settings: CassandraSettings, rounds: int, kind: str, voxels: Voxels
+) -> list[Result]:
+    stores = await open_cassandra(settings)
+    bare = _bare(settings)
+    try:
+        place = place_of(next(_next_channel))
+        await write(stores, place, voxels)
+        buckets = await buckets_of(stores, place.channel.id)
+        out = np.empty_like(voxels)
+        for _ in range(WARM_UPS):
+            await read(stores, place, out)
+            bare.read(buckets, at_once=4, quorum=False)
+        assert np.array_equal(out, voxels)
+        one = bare.best_of_reads(buckets, quorum=False)
+        quorum = bare.best_of_reads(buckets, quorum=True)
+        ours, ones, quorums = [], [], []
+        for _ in range(rounds * 3):
+            ours.append(await read(stores, place, out))
+            ones.append(bare.read(buckets, at_once=one, quorum=False))
+            quorums.append(bare.read(buckets, at_once=quorum, quorum=True))
+        await stores.cuboids.delete_channel(place.channel.id)
+    finally:
+        bare.close()
+        await stores.close()
+    speeds = {"store_mib_s": 64 / statistics.median(ours)}
+    return [
+        Result(
+            f"64 MiB box ({kind}) through the store / bare driver at ONE",
+            statistics.median(b / a for a, b in zip(ours, ones, strict=True)),
+            0.7,
+            0.9,
+            smaller_is_better=False,
+            detail={**speeds, "bare_mib_s": 64 / statistics.median(ones), "at_once": one},
+        ),
+        Result(
+            f"64 MiB box ({kind}) with quorum's guarantee / bare driver at QUORUM",
+            statistics.median(b / a for a, b in zip(ours, quorums, strict=True)),
+            1.8,
+            2.5,
+            smaller_is_better=False,
+            detail={**speeds, "bare_mib_s": 64 / statistics.median(quorums), "at_once": quorum},
+        ),
+    ]
+
+
+def rest(settings: CassandraSettings, rounds: int) -> Iterator[Result]:
+    """The same box over REST, and writes of it."""
+    for kind, make in KINDS.items():
+        yield from _rest(settings, rounds, kind, make(BOX))
+
+
+def _rest(settings: CassandraSettings, rounds: int, kind: str, voxels: Voxels) -> Iterator[Result]:
+    bare = _bare(settings)
+    name = f"bench{next(_next_channel)}"
+    with serve_on(settings) as server:
+        client = Client(server)
+        prepare(client, token=name)
+        path = cutout_path(BOX, token=name)
+        client.post(path, voxels.data)
+        channel_id, buckets = asyncio.run(_channel_of(settings, name))
+        buffer = bytearray(voxels.nbytes)
+        for _ in range(WARM_UPS):
+            client.get(path, buffer)
+        assert bytes(buffer) == voxels.tobytes()
+        one = bare.best_of_reads(buckets, quorum=False)
+        ours, ones = [], []
+        for _ in range(rounds * 3):
+            ours.append(timed(lambda: client.get(path, buffer)))
+            ones.append(bare.read(buckets, at_once=one, quorum=False))
+        yield Result(
+            f"64 MiB box ({kind}) over REST raw / bare driver at ONE",
+            statistics.median(b / a for a, b in zip(ours, ones, strict=True)),
+            0.5,
+            0.75,
+            smaller_is_better=False,
+            detail={
+                "rest_mib_s": 64 / statistics.median(ours),
+                "bare_mib_s": 64 / statistics.median(ones),
+                "at_once": one,
+            },
+        )
+        batches = _batches(voxels, buckets)
+        writes_at_once = bare.best_of_writes(batches)
+        posts, bares = [], []
+        for turn in range(rounds):
+            posted = cutout_path(BOX, token=name, t=turn + 1)
+            posts.append(timed(partial(client.post, posted, voxels.data)))
+            bares.append(bare.write(_batches(voxels, buckets), at_once=writes_at_once))
+        yield Result(
+            f"64 MiB POST ({kind}), acknowledged at quorum / bare driver's best batches",
+            statistics.median(b / a for a, b in zip(posts, bares, strict=True)),
+            0.7,
+            0.9,
+            smaller_is_better=False,
+            detail={
+                "post_mib_s": 64 / statistics.median(posts),
+                "bare_mib_s": 64 / statistics.median(bares),
+                "at_once": writes_at_once,
+            },
+        )
+    bare.close()
+    del channel_id
+
+
+async def _channel_of(settings: CassandraSettings, token: str) -> tuple[int, list[Bucket]]:
+    stores = await open_cassandra(settings)
+    try:
+        view = await stores.catalog.token_view(token)
+        (channel,) = view.channels
+        return channel.id, await buckets_of(stores, channel.id)
+    finally:
+        await stores.close()
+
+
+def _batches(
+    voxels: Voxels, buckets: Sequence[Bucket]
+) -> list[list[tuple[Bucket, int, bytes, bytes]]]:
+    """The cuboids of a box, encoded as the store does, in a batch a bucket of another channel."""
+    channel_id = next(_next_channel)
+    cuboids = voxels.reshape(-1, 16, 128, 128)
+    each = -(-len(cuboids) // len(buckets))
+    return [
+        [
+            (
+                bucket._replace(channel_id=channel_id),
+                bucket.bucket * each + n,
+                os.urandom(16),
+                codec.encode(cuboid, identity=b""),
+            )
+            for n, cuboid in enumerate(cuboids[at * each : (at + 1) * each])
+        ]
+        for at, bucket in enumerate(buckets)
+    ]
+
+
+def unfolded(settings: CassandraSettings, rounds: int) -> Iterator[Result]:
+    """Reads of cuboids that were written several times, before and after folding."""
+    yield from asyncio.run(_unfolded(settings, rounds))
+
+
+async def _unfolded(settings: CassandraSettings, rounds: int) -> list[Result]:
+    quick = dataclasses.replace(settings, write_window_s=20.0, read_window_s=1.0)
+    stores = await open_cassandra(quick)
+    results: list[Result] = []
+    try:
+        voxels = micrograph(BOX)
+        out = np.empty_like(voxels)
+        once: list[float] = []
+        for rows in UNFOLDED_ROWS:
+            place = place_of(next(_next_channel))
+            for _ in range(rows):
+                await write(stores, place, voxels)
+            times = [await read(stores, place, out) for _ in range(rounds + WARM_UPS)][WARM_UPS:]
+            once = once or times
+            results.append(_slower(f"box of cuboids with {rows} rows", times, once))
+            if rows == UNFOLDED_ROWS[-1]:
+                await asyncio.sleep(quick.write_window_s + 1)  # what is younger is left alone
+                async for _ in stores.folding.fold_channel(place.channel.id, drain=True):
+                    pass
+                for _ in range(WARM_UPS):
+                    await read(stores, place, out)
+                times = [await read(stores, place, out) for _ in range(rounds)]
+                assert np.array_equal(out, voxels)
+                results.append(_slower(f"the same, {rows} rows folded", times, once))
+            await stores.cuboids.delete_channel(place.channel.id)
+    finally:
+        await stores.close()
+    return results
+
+
+def _slower(name: str, times: Sequence[float], once: Sequence[float]) -> Result:
+    return Result(
+        f"{name} / with one row",
+        statistics.median(times) / statistics.median(once),
+        None,
+        None,
+        smaller_is_better=True,
+        detail={"mib_s": 64 / statistics.median(times)},
+    )
+
+
+def bucket_bits(settings: CassandraSettings, rounds: int) -> Iterator[Result]:
+    """How many low bits of the Morton code to leave out of the partition key."""
+    yield from asyncio.run(_bucket_bits(settings, rounds))
+
+
+async def _bucket_bits(settings: CassandraSettings, rounds: int) -> list[Result]:
+    results: list[Result] = []
+    for dtype, size in (("uint8", "256 KiB"), ("uint32", "1 MiB")):
+        voxels = noise((BOX[0] // np.dtype(dtype).itemsize, *BOX[1:]), np.dtype(dtype).str[1:])
+        out = np.empty_like(voxels)
+        reads: dict[int, list[float]] = {bits: [] for bits in BUCKET_BITS}
+        writes: dict[int, list[float]] = {bits: [] for bits in BUCKET_BITS}
+        opened = {
+            bits: await open_cassandra(dataclasses.replace(settings, bucket_bits=bits))
+            for bits in BUCKET_BITS
+        }
+        try:
+            for turn in range(rounds):
+                for bits, stores in opened.items():
+                    place = place_of(next(_next_channel), dtype)
+                    writes[bits].append(await write(stores, place, voxels))
+                    times = [await read(stores, place, out) for _ in range(4)][1:]
+                    if turn:
+                        reads[bits] += times
+                    await stores.cuboids.delete_channel(place.channel.id)
+        finally:
+            for stores in opened.values():
+                await stores.close()
+        for bits in BUCKET_BITS:
+            for what, times in (("read", reads[bits]), ("write", writes[bits])):
+                base = reads[0] if what == "read" else writes[0]
+                results.append(
+                    Result(
+                        f"{what}, cuboids of {size}, bucket_bits {bits} / 0",
+                        statistics.median(base) / statistics.median(times),
+                        None,
+                        None,
+                        smaller_is_better=False,
+                        detail={"mib_s": 64 / statistics.median(times)},
+                    )
+                )
+    return results
+
+
+def _bare(settings: CassandraSettings) -> BareDriver:
+    tier = tiers_of(settings).archive
+    return BareDriver(
+        settings.contact_points,
+        settings.port,
+        keyspace=tier.keyspace,
+        data_centre=tier.data_centre,
+    )
+
+
+@contextmanager
+def serve_on(settings: CassandraSettings) -> Iterator[Server]:
+    """The gateway on the cluster."""
+    fields = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.repr}
+    fields["contact_points"] = list(settings.contact_points)
+    content = {"store": {"engine": "cassandra"}, "cassandra": fields}
+    port = free_port()
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as conf:
+        yaml.safe_dump(content, conf)
+        conf.flush()
+        command = [sys.executable, "-m", "ndcass.cli.main", "serve", "--conf", conf.name]
+        command += ["--port", str(port), "--workers", "2", "--host", "127.0.0.1"]
+        with running(command, port, {"NDCASS_ADMIN_TOKEN": KEY}) as server:
+            yield server
+
+
+MEASURES = {
+    "store": store_reads,
+    "rest": rest,
+    "unfolded": unfolded,
+    "bits": bucket_bits,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
