@@ -121,9 +121,15 @@ def worker_gauges(app: web.Application) -> dict[str, float]:
     }
 
 
+def settle(app: web.Application) -> None:
+    """Bring this worker's numbers up to date."""
+    app[ACCOUNTS].settle()
+    app[METRICS].note_events(app[STORES].counts)
+
+
 async def leave_snapshot(app: web.Application) -> None:
     """Write this worker's numbers where the others find them."""
-    app[ACCOUNTS].settle()
+    settle(app)
     metrics = app[METRICS]
     if metrics.folder is not None:
         await run_cpu(

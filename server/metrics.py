@@ -24,6 +24,7 @@ IN_FLIGHT_BYTES = "ndcass_in_flight_bytes"
 IN_FLIGHT_REQUESTS = "ndcass_in_flight_requests"
 LOOP_LAG = "ndcass_event_loop_lag_seconds"
 JOBS = "ndcass_jobs"
+STORE_EVENTS = "ndcass_store_events_total"
 
 # Seconds; one cuboid takes less than a millisecond, a large cutout many seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -52,6 +53,7 @@ FAMILIES: Mapping[str, Family] = {
     IN_FLIGHT_BYTES: Family("gauge", ("worker",), "Voxels that requests hold at present."),
     IN_FLIGHT_REQUESTS: Family("gauge", ("worker",), "Requests that are being answered."),
     LOOP_LAG: Family("gauge", ("worker",), "How late the event loop woke up, worst of late."),
+    STORE_EVENTS: Family("counter", ("event",), "What the store did beyond reading and writing."),
     JOBS: Family("gauge", ("kind", "state"), "Background jobs that the store remembers."),
 }
 
@@ -73,6 +75,7 @@ class Metrics:
         self.in_flight_requests = 0
         self.loop_lag_s = 0.0
         self._counters: dict[tuple[str, Labels], float] = {}
+        self._events: dict[str, float] = {}
         self._histograms: dict[str, list[float]] = {}
 
     def add(self, name: str, value: float, labels: Labels = ()) -> None:
@@ -81,6 +84,12 @@ class Metrics:
             return
         key = (name, labels)
         self._counters[key] = self._counters.get(key, 0) + value
+
+    def note_events(self, events: Mapping[str, float]) -> None:
+        """Count on from what the store of this process has counted since it was opened."""
+        for event, count in events.items():
+            self.add(STORE_EVENTS, count - self._events.get(event, 0), (event,))
+        self._events = dict(events)
 
     def observe(self, route: str, seconds: float) -> None:
         """Count a request of a route by how long it took."""

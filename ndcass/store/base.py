@@ -427,6 +427,13 @@ class Stores(Protocol):
     @property
     def labels(self) -> LabelIndex: ...
 
+    @property
+    def counts(self) -> Mapping[str, float]:
+        """What it did beyond reading and writing since it was opened, by event; may be empty.
+
+        Retries, hedges, damaged payloads, what was folded: figures that only grow.
+        """
+
     async def health(self) -> Health:
         """Whether it answers and fits this version of ndcass."""
 

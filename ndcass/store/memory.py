@@ -54,6 +54,7 @@ class MemoryStores:
         self.catalog = MemoryCatalog(self.jobs)
         self.objects = MemoryObjects()
         self.labels = MemoryLabels()
+        self.counts: Mapping[str, float] = {}
 
     async def health(self) -> Health:
         """Always well."""

@@ -8,8 +8,8 @@ from aiohttp import web
 from ndcass.concurrency import run_cpu
 from ndcass.errors import StoreError
 from ndcass.server import metrics as names
-from ndcass.server.app_keys import ACCOUNTS, METRICS, ROUTER, STORES
-from ndcass.server.background import worker_gauges
+from ndcass.server.app_keys import METRICS, ROUTER, STORES
+from ndcass.server.background import settle, worker_gauges
 from ndcass.server.http_errors import RETRY_AFTER_S
 from ndcass.server.match import Match
 from ndcass.server.metrics import Labels, Metrics, read_snapshots
@@ -38,7 +38,7 @@ async def readyz(request: web.Request, match: Match) -> web.Response:
 
 async def read_metrics(request: web.Request, match: Match) -> web.Response:
     """GET the numbers of all workers as Prometheus text."""
-    request.app[ACCOUNTS].settle()
+    settle(request.app)
     metrics = request.app[METRICS]
     total = Metrics()
     total.take_over(metrics.snapshot())

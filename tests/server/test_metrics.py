@@ -80,3 +80,15 @@ def test_workers_find_the_numbers_of_the_others(tmp_path: Path) -> None:
 def test_half_written_file_is_never_seen(tmp_path: Path) -> None:
     write_snapshot(tmp_path, 0, Metrics().snapshot(), {})
     assert [path.name for path in tmp_path.iterdir()] == [metrics_file(tmp_path, 0).name]
+
+
+def test_events_of_the_store_are_counted_on_and_never_go_back() -> None:
+    metrics = Metrics()
+    metrics.note_events({"retries": 2})
+    metrics.note_events({"retries": 5, "hedges": 1})
+    after = Metrics()  # a worker that takes the place of another, with a store of its own
+    after.take_over(metrics.snapshot())
+    after.note_events({"retries": 1})
+    text = after.render({})
+    assert 'ndcass_store_events_total{event="retries"} 6' in text
+    assert 'ndcass_store_events_total{event="hedges"} 1' in text

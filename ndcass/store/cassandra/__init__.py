@@ -9,7 +9,7 @@ tables in ``schema.py``.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from ndcass.config import CassandraSettings
@@ -19,6 +19,7 @@ from ndcass.store.cassandra.catalog import CassandraCatalog
 from ndcass.store.cassandra.clocks import clock_fault
 from ndcass.store.cassandra.cuboids import CassandraCuboids
 from ndcass.store.cassandra.driver import ConnectSettings, Driver, TlsSettings
+from ndcass.store.cassandra.folding import CassandraFolding, FoldSettings
 from ndcass.store.cassandra.jobs import CassandraJobs
 from ndcass.store.cassandra.labels import CassandraLabels
 from ndcass.store.cassandra.objects import CassandraObjects
@@ -26,6 +27,7 @@ from ndcass.store.cassandra.schema import Keyspace, Keyspaces, check_schema
 from ndcass.store.cassandra.stamps import Stamps
 from ndcass.store.cassandra.tables import Tables
 from ndcass.store.cassandra.tiers import Tier, Tiers, Windows
+from ndcass.store.cassandra.writing import RowWriter
 
 # An operator who asks whether we can serve wants to know soon.
 HEALTH_TIMEOUT_S = 3.0
@@ -88,7 +90,9 @@ async def connected(settings: CassandraSettings) -> AsyncIterator[Driver]:
 class CassandraStores:
     """One of each store on a cluster; see `store.base.Stores`. For one event loop."""
 
-    def __init__(self, driver: Driver, cuboids: CassandraCuboids) -> None:
+    def __init__(
+        self, driver: Driver, cuboids: CassandraCuboids, writer: RowWriter, settings: FoldSettings
+    ) -> None:
         meta = cuboids.tiers.meta
         tables = Tables(driver, keyspace=meta.keyspace, data_centre=meta.data_centre)
         stamps = Stamps(max_clock_skew_ms=cuboids.windows.max_clock_skew_ms)
@@ -98,14 +102,28 @@ class CassandraStores:
         self.catalog = CassandraCatalog(tables, self.jobs)
         self.objects = CassandraObjects(tables, stamps)
         self.labels = CassandraLabels(tables, stamps)
+        self.folding = CassandraFolding(
+            driver, cuboids, writer, settings, is_live=self.catalog.is_live
+        )
+
+    @property
+    def counts(self) -> Mapping[str, float]:
+        """As `Stores.counts`: of the driver, of readers and of folding."""
+        folding = self.folding.counts
+        for waiting in ("sweeps_pending", "buckets_waiting"):  # these go down again
+            del folding[waiting]
+        return {**self.driver.counts, **self.cuboids.counts, **folding}
 
     async def health(self) -> Health:
         """As `Stores.health`."""
         hosts = self.driver.hosts()
+        folding = self.folding.counts
         details = {
             "nodes": len(hosts),
             "nodes_up": sum(host.is_up for host in hosts),
             "clock": self.cuboids.clock_fault or "ok",
+            "buckets_to_fold": folding["buckets_waiting"],
+            "buckets_to_sweep": folding["sweeps_pending"],
         }
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
@@ -124,10 +142,15 @@ class CassandraStores:
             self.driver, max_skew_ms=self.cuboids.windows.max_clock_skew_ms
         )
         await self.catalog.submit_left_over()
+        if not self.cuboids.clock_fault:
+            await self.folding.step()
 
     async def close(self) -> None:
         """As `Stores.close`."""
-        await self.driver.close()
+        try:
+            await self.folding.close()
+        finally:
+            await self.driver.close()
 
 
 async def open_cassandra(settings: CassandraSettings) -> CassandraStores:
@@ -151,7 +174,13 @@ async def open_cassandra(settings: CassandraSettings) -> CassandraStores:
         )
         bits = settings.bucket_bits if settings.bucket_bits >= 0 else None
         cuboids = await CassandraCuboids.open(driver, tiers, windows, bucket_bits=bits)
-        stores = CassandraStores(driver, cuboids)
+        writer = await RowWriter.prepare(driver, *tiers.archive)
+        folding = FoldSettings(
+            rows=settings.fold_rows,
+            drain_after_s=settings.drain_after_s,
+            bytes_per_s=settings.fold_bytes_per_s,
+        )
+        stores = CassandraStores(driver, cuboids, writer, folding)
         cuboids.clock_fault = await clock_fault(driver, max_skew_ms=windows.max_clock_skew_ms)
     except BaseException:
         await driver.close()

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ndcass.concurrency import run_cpu
@@ -70,6 +70,7 @@ class EmbeddedStores:
         self.catalog = EmbeddedCatalog(database, self.jobs, token)
         self.objects = EmbeddedObjects(database)
         self.labels = EmbeddedLabels(database)
+        self.counts: Mapping[str, float] = {}
 
     async def health(self) -> Health:
         """As `Stores.health`."""
