@@ -3,12 +3,13 @@
 PYTHON ?= python3
 PORT ?= 8000
 DATA ?= data
+CLUSTER ?= conf/cluster-local.yaml
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 
-.PHONY: help run test setup fmt lint types layers check bench cluster-up cluster-down
+.PHONY: help run test setup fmt lint types layers check bench bench-cassandra cluster-up cluster-down
 .DEFAULT_GOAL := help
 
 help:
@@ -16,7 +17,9 @@ help:
 	@echo "make test    all tests"
 	@echo "make check   format, lint, types and layers, in seconds"
 	@echo "make fmt     format and fix what can be fixed"
-	@echo "make bench   the benchmarks, one after the other"
+	@echo "make bench   the benchmarks, one after the other; make bench-cassandra: on three nodes"
+	@echo "make cluster-up, make cluster-down"
+	@echo "             three Cassandra nodes on this machine (CLUSTER=), stopped again"
 	@echo "make setup   the virtual environment in $(VENV) (PYTHON= chooses the interpreter)"
 
 run: $(STAMP)
@@ -57,6 +60,11 @@ bench: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-columns=median,ops --benchmark-sort=name
 	$(BIN)/python -m bench.end_to_end --output build/bench.json
 
-cluster-up cluster-down:
-	@echo "make $@: the Cassandra engine comes with the next release; this one has the embedded engine." >&2
-	@exit 1
+bench-cassandra: $(STAMP)
+	$(BIN)/python -m bench.on_cassandra --output build/bench-cassandra.json
+
+cluster-up: $(STAMP)
+	$(BIN)/ndcass cluster up $(CLUSTER)
+
+cluster-down: $(STAMP)
+	$(BIN)/ndcass cluster down $(CLUSTER)
