@@ -4,13 +4,15 @@ import argparse
 import asyncio
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ndcass.cli.arguments import add_json
 from ndcass.cli.failure import WrongCall
 from ndcass.cli.report import print_result
 from ndcass.config import CassandraSettings, load
-from ndcass.store.cassandra import connected, keyspaces_of
-from ndcass.store.cassandra.schema import State, Step, apply_schema, schema_status
+
+if TYPE_CHECKING:
+    from ndcass.store.cassandra.schema import Step
 
 NOT_AS_NEEDED = 1
 
@@ -51,9 +53,13 @@ def _settings(args: argparse.Namespace) -> CassandraSettings:
 
 
 def _status(args: argparse.Namespace) -> int:
+    # Here and below: the other commands start quicker without the driver.
+    from ndcass.store.cassandra import connected, keyspaces_of
+    from ndcass.store.cassandra.schema import State, schema_status
+
     settings = _settings(args)
 
-    async def status() -> list[Step]:
+    async def status() -> "list[Step]":
         async with connected(settings) as driver:
             return await schema_status(driver, keyspaces_of(settings))
 
@@ -63,13 +69,16 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _apply(args: argparse.Namespace) -> int:
+    from ndcass.store.cassandra import connected, keyspaces_of
+    from ndcass.store.cassandra.schema import apply_schema
+
     settings = _settings(args)
 
     def report(line: str) -> None:
         if not args.json:
             print(line, flush=True)
 
-    async def apply() -> list[Step]:
+    async def apply() -> "list[Step]":
         async with connected(settings) as driver:
             return await apply_schema(driver, keyspaces_of(settings), report=report)
 
@@ -78,9 +87,9 @@ def _apply(args: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(steps: list[Step]) -> list[dict[str, str]]:
+def _as_json(steps: "list[Step]") -> list[dict[str, str]]:
     return [{"keyspace": s.keyspace, "file": s.name, "state": s.state.value} for s in steps]
 
 
-def _line(step: Step) -> str:
+def _line(step: "Step") -> str:
     return f"{step.state.value}\t{step.keyspace}\t{step.name}"

@@ -13,7 +13,7 @@ from ndcass.concurrency import bounded_map
 from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, StoreError
 from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, User
 from ndcass.store.base import DELETE_JOB, MAX_OBJECT_ID
-from ndcass.store.cassandra.jobs import CassandraJobs
+from ndcass.store.cassandra.jobs import CassandraJobs, NewJob
 from ndcass.store.cassandra.names import (
     MAX_ID,
     SHOWN,
@@ -36,7 +36,7 @@ from ndcass.store.cassandra.names import (
 )
 from ndcass.store.cassandra.object_ids import ObjectIds
 from ndcass.store.cassandra.partition import Change, Fields, Key, Partition, Reads
-from ndcass.store.cassandra.tables import Tables
+from ndcass.store.cassandra.tables import Tables, batched
 
 T = TypeVar("T")
 
@@ -45,7 +45,9 @@ log = logging.getLogger(__name__)
 # Answers kept: a few KB each at most, and one token is asked for again and again.
 CACHE_ENTRIES = 4096
 # Jobs of deleted channels that are submitted at once.
-SUBMITTED_AT_ONCE = 8
+SUBMITTED_AT_ONCE = 100
+# Counters of theirs that are deleted at once, each a transaction on a partition of its own.
+FORGOTTEN_AT_ONCE = 8
 
 
 class CassandraCatalog:
@@ -286,15 +288,14 @@ class CassandraCatalog:
         The change is made: its caller must not hear that it failed.
         """
         try:
-            await bounded_map(self._submit_one, dead, limit=SUBMITTED_AT_ONCE)
+            for some in batched(dead, SUBMITTED_AT_ONCE):
+                jobs = [NewJob(d.job_id, DELETE_JOB, d.channel_id, {}) for d in some]
+                await self._jobs.submit_all(jobs)
+                counters = [d.counter for d in some if d.counter is not None]
+                await bounded_map(self._object_ids.forget, counters, limit=FORGOTTEN_AT_ONCE)
+                await self._partition.drop_quietly([dead_key(d.channel_id) for d in some])
         except StoreError as error:
             log.warning("the jobs of deleted channels are not submitted yet: %s", error)
-
-    async def _submit_one(self, dead: DeadChannel) -> None:
-        await self._jobs.submit_as(dead.job_id, DELETE_JOB, dead.channel_id, {})
-        if dead.counter is not None:
-            await self._object_ids.forget(dead.counter)
-        await self._partition.drop_quietly(dead_key(dead.channel_id))
 
     # -- tokens
 

@@ -1,24 +1,22 @@
 """The seam to the Cassandra driver: the only file that imports it.
 
 Statements are prepared once and sent to a replica of the partition that they name, the one with the
-fewest bytes in flight. Requests may be sent again (they are idempotent) to the other replicas, at
-once when one fails and as a hedge when one is slow, until the request's time is over; only
-transactions are sent once. What the driver raises stops here, see `translated`.
+fewest bytes in flight. Requests may be sent again (they are idempotent) to the other replicas, see
+``calls.py``; only transactions are sent once. What the driver raises stops here, see `translated`.
 
-How many bytes are in flight to a host is bounded: the driver has no queue of its own and fails
-where it should wait. That, and the copying of what is left in its buffer after every frame (which
-is quadratic), are mended in `_Connection`.
+How many bytes are in flight to a host is bounded (``lanes.py``): the driver has no queue of its own
+and fails where it should wait. That, and the copying of what is left in its buffer after every
+frame (which is quadratic), are mended in `_Connection`.
 """
 
 import asyncio
-import contextlib
 import enum
 import random
 import re
 import socket
 import ssl
-from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -32,10 +30,18 @@ from cassandra.policies import (
     FallthroughRetryPolicy,
     RoundRobinPolicy,
 )
-from cassandra.query import BatchStatement, BatchType, SimpleStatement, tuple_factory
+from cassandra.query import (
+    BatchStatement,
+    BatchType,
+    PreparedStatement,
+    SimpleStatement,
+    tuple_factory,
+)
 
 from ndcass.concurrency import run_cpu
-from ndcass.errors import StoreError, StoreTimeout, StoreUnavailable, TransactionUnknown
+from ndcass.errors import ConfigError, StoreError, StoreTimeout, StoreUnavailable
+from ndcass.store.cassandra.calls import Answer, Call, OnOutcome, Send, Verdict
+from ndcass.store.cassandra.lanes import Lanes
 
 MIB = 1 << 20
 
@@ -49,8 +55,6 @@ READ_BURST_BYTES = 2 * MIB
 KERNEL_BUFFER_BYTES = 4 * MIB
 # What a request without a payload counts, so that a million of them are bounded too.
 SMALL_BYTES = 4 << 10
-MOST_ATTEMPTS_AT_ONCE = 2
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 HEARTBEAT_S = 10
 
 
@@ -110,7 +114,6 @@ class Statement:
     cql: str
     keyspace: str
     data_centre: str
-    session: Any  # cluster.Session
     prepared: Any  # query.PreparedStatement
 
 
@@ -143,19 +146,20 @@ Entries = Sequence[tuple[Statement, Sequence[object]]]
 class Driver:
     """Connections to one cluster, for one event loop.
 
-    `counts` has what happened behind the callers' backs: ``retries``, ``hedges`` and ``failures``
-    by the name of the driver's exception.
+    `counts` has what happened behind the callers' backs: ``retries``, ``hedges``, ``lost`` and
+    failures by the name of the driver's exception.
     """
 
     def __init__(self, settings: ConnectSettings, cluster_: Any) -> None:  # cluster.Cluster
         self.settings = settings
         self.counts: Counter[str] = Counter()
+        self.lanes = Lanes(settings.bytes_in_flight)
         self._loop = asyncio.get_running_loop()
         self._cluster = cluster_
         self._session: Any = None  # cluster.Session
         self._statements: dict[tuple[str, str, str], Statement] = {}
-        self._connecting = asyncio.Lock()
-        self.lanes = Lanes(settings.bytes_in_flight)
+        self._calls: set[Call] = set()
+        self._is_closed = False
 
     @classmethod
     async def connect(cls, settings: ConnectSettings) -> Self:
@@ -163,19 +167,33 @@ class Driver:
 
         Raises
         ------
+        ConfigError
+            If the files for TLS cannot be used.
         StoreUnavailable
             If none of the contact points answers.
+        StoreError
+            If the cluster refuses the credentials, or its certificate is none of the authority.
         """
-        self = cls(settings, _cluster(settings))
+        context = await run_cpu(_ssl_context, settings.tls)
         try:
-            await self._connected()
+            self = cls(settings, await run_cpu(_cluster, settings, context))
+        except Exception as error:
+            raise translated(error)[0] from error
+        try:
+            self._session = await run_cpu(self._cluster.connect)
+        except Exception as error:
+            await self.close()
+            raise translated(error)[0] from error
         except BaseException:
             await self.close()
             raise
         return self
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Let go of all connections; requests that are under way fail."""
+        self._is_closed = True
+        for call in list(self._calls):
+            call.abandon(_closed())
         await run_cpu(self._cluster.shutdown)
 
     # -- statements
@@ -183,11 +201,12 @@ class Driver:
     async def prepare(self, cql: str, *, keyspace: str, data_centre: str) -> Statement:
         """A statement that names tables of `keyspace`, for the nodes of `data_centre`."""
         key = (cql, keyspace, data_centre)
-        if key not in self._statements:
-            session = await self._connected()
-            prepared = await self._blocking(session.prepare, _qualified(cql, keyspace))
-            self._statements[key] = Statement(cql, keyspace, data_centre, session, prepared)
-        return self._statements[key]
+        statement = self._statements.get(key)
+        if statement is None:
+            hosts = self._nodes_of(data_centre)
+            prepared = await self._prepare(_qualified(cql, keyspace), hosts)
+            statement = self._statements[key] = Statement(cql, keyspace, data_centre, prepared)
+        return statement
 
     async def execute(
         self,
@@ -268,10 +287,9 @@ class Driver:
         hosts = self._replicas(statement, bound.routing_key)
         if avoid:
             hosts = sorted(hosts, key=lambda host: host.address in avoid)
-        call = await self._asked(
-            statement.session, bound, hosts, size_bytes, state=state, in_order=bool(avoid)
-        )
-        return Page(call.rows, call.state)
+        send = self._sender(bound, state=state)
+        answer = await self._asked(send, hosts, size_bytes, in_order=bool(avoid))
+        return Page(answer.rows, answer.state)
 
     async def replicas(self, statement: Statement, values: Sequence[object]) -> Sequence[str]:
         """Addresses of the nodes that keep the partition of a statement, the best first."""
@@ -286,7 +304,7 @@ class Driver:
         batch.consistency_level = consistency.value
         first = entries[0][0]
         hosts = self._replicas(first, batch.routing_key)
-        await self._asked(first.session, batch, hosts, size_bytes)
+        await self._asked(self._sender(batch), hosts, size_bytes)
 
     async def transact(
         self, entries: Entries, *, commit: Consistency = Consistency.LOCAL_QUORUM
@@ -307,32 +325,42 @@ class Driver:
         query.consistency_level = commit.value
         query.serial_consistency_level = ConsistencyLevel.LOCAL_SERIAL
         hosts = self._replicas(first, query.routing_key)
-        call = await self._asked(first.session, query, hosts, SMALL_BYTES, once=True)
-        rows = [dict(zip(call.columns, row, strict=True)) for row in call.rows]
-        applied = bool(rows) and all(row.pop("[applied]", True) for row in rows)
+        answer = await self._asked(self._sender(query), hosts, once=True)
+        rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+        verdicts = [row.pop("[applied]", True) for row in rows]
+        applied = bool(rows) and all(verdicts)
         return TransactionResult(applied, () if applied else rows)
 
     async def run(
-        self, cql: str, values: Sequence[object] = (), *, address: str = ""
+        self,
+        cql: str,
+        values: Sequence[object] = (),
+        *,
+        address: str = "",
+        timeout_s: float | None = None,
     ) -> Sequence[Row]:
         """An unprepared statement: schema changes and system tables, at one node or any.
 
-        Returns when the nodes agree on the schema. `values` go where the text has ``%s``.
+        Returns when the nodes agree on the schema. `values` go where the text has ``%s``;
+        `timeout_s` is for what takes longer than a request may. Only questions are asked twice.
         """
-        session = await self._connected()
-        hosts = [
-            h for h in self._cluster.metadata.all_hosts() if not address or h.address == address
-        ]
-        if address and not hosts:
+        every = self._cluster.metadata.all_hosts()
+        hosts = [host for host in every if not address or host.address == address]
+        if not hosts:
             raise StoreUnavailable("the node is not part of the cluster")
-
-        def execute() -> Sequence[Row]:
-            statement = SimpleStatement(cql, consistency_level=ConsistencyLevel.LOCAL_ONE)
-            host = hosts[0] if address else None
-            return list(session.execute(statement, tuple(values) or None, host=host))
-
-        rows: Sequence[Row] = await self._blocking(execute)
-        return rows
+        random.shuffle(hosts)
+        hosts = self.lanes.sorted(hosts)
+        statement = SimpleStatement(cql, consistency_level=ConsistencyLevel.LOCAL_ONE)
+        once = not cql.lstrip().upper().startswith(("SELECT", "DESCRIBE"))
+        rows: list[Row] = []
+        state: bytes | None = None
+        while True:
+            send = self._sender(statement, tuple(values) or None, state=state)
+            answer = await self._asked(send, hosts, once=once, timeout_s=timeout_s)
+            rows.extend(answer.rows)
+            state = answer.state
+            if state is None:
+                return rows
 
     def hosts(self) -> Sequence[Host]:
         """The nodes, as far as the driver knows."""
@@ -348,243 +376,137 @@ class Driver:
         found: Sequence[Any] = ()
         if routing_key is not None:
             found = self._cluster.metadata.get_replicas(statement.keyspace, routing_key)
-        if not found:
-            every = self._cluster.metadata.all_hosts()
-            found = [h for h in every if h.datacenter == statement.data_centre]
-            random.shuffle(found)
+        return self.lanes.sorted(found) if found else self._nodes_of(statement.data_centre)
+
+    def _nodes_of(self, data_centre: str) -> list[Any]:
+        """The nodes of a data centre, the best first."""
+        every = self._cluster.metadata.all_hosts()
+        found = [host for host in every if host.datacenter == data_centre]
         if not found:
             raise StoreUnavailable("no node of the store's data centre is known")
+        random.shuffle(found)
         return self.lanes.sorted(found)
+
+    async def _prepare(self, cql: str, hosts: Sequence[Any]) -> Any:  # query.PreparedStatement
+        """What `Session.prepare` does, but with hedges and without blocking."""
+        session = self._session
+
+        def ask(host: Any) -> Any:  # cluster.ResponseFuture
+            future = cluster.ResponseFuture(
+                session,
+                protocol.PrepareMessage(query=cql),
+                query=None,
+                timeout=None,
+                retry_policy=FallthroughRetryPolicy(),
+                host=host,
+            )
+            future.send_request()
+            return future
+
+        def send(host: Any, on_outcome: OnOutcome) -> None:
+            ask(host).add_callbacks(
+                lambda response: on_outcome(Answer([(response,)], None, ())), on_outcome
+            )
+
+        answer = await self._asked(send, hosts)
+        [[response]] = answer.rows
+        prepared = PreparedStatement.from_message(
+            response.query_id,
+            response.bind_metadata,
+            response.pk_indexes,
+            self._cluster.metadata,
+            cql,
+            None,
+            self.settings.protocol_version,
+            response.column_metadata,
+            response.result_metadata_id,
+            self._cluster.column_encryption_policy,
+        )
+        self._cluster.add_prepared(response.query_id, prepared)
+        # A node that does not know a statement asks for it, but gets the values twice then. So all
+        # are told; nobody waits for them.
+        for host in hosts:
+            ask(host)
+        return prepared
+
+    def _sender(
+        self,
+        query: Any,  # query.Statement
+        values: tuple[object, ...] | None = None,
+        *,
+        state: bytes | None = None,
+    ) -> Send:
+        """Sends a query to a host; what comes back is handed over on the driver's thread."""
+        session = self._session
+
+        def send(host: Any, on_outcome: OnOutcome) -> None:
+            future = session.execute_async(
+                query, values, host=host, timeout=None, paging_state=state
+            )
+            future.add_callbacks(
+                # `ResultSet` would know the page's end as well, on top of the rows only.
+                lambda rows: on_outcome(
+                    Answer(rows or (), future._paging_state, future._col_names or ())
+                ),
+                on_outcome,
+            )
+
+        return send
 
     async def _asked(
         self,
-        session: Any,  # cluster.Session
-        query: Any,  # query.Statement
+        send: Send,
         hosts: Sequence[Any],
-        size_bytes: int,
+        size_bytes: int = SMALL_BYTES,
         *,
-        state: bytes | None = None,
         once: bool = False,
         in_order: bool = False,
-    ) -> "_Call":
-        began = self._loop.time()
+        timeout_s: float | None = None,
+    ) -> Answer:
+        timeout_s = self.settings.request_timeout_s if timeout_s is None else timeout_s
+        deadline = self._loop.time() + timeout_s
+        if self._is_closed:
+            raise _closed()
         try:
-            async with asyncio.timeout(self.settings.request_timeout_s):
+            async with asyncio.timeout_at(deadline):
                 first = await self.lanes.enter(hosts[:1] if in_order else hosts, size_bytes)
         except TimeoutError:
             raise StoreUnavailable("the store is too busy, or does not answer") from None
-        call = _Call(self, session, query, hosts, size_bytes, state=state, once=once)
-        call.deadline = began + self.settings.request_timeout_s
-        call.begin(first)
-        return await call.outcome
-
-    async def _connected(self) -> Any:  # cluster.Session
-        async with self._connecting:
-            if self._session is None:
-                self._session = await self._blocking(self._cluster.connect)
-        return self._session
-
-    async def _blocking(self, func: Callable[..., Any], *args: object) -> Any:
-        """A call of the driver that blocks, with its errors translated."""
-        try:
-            return await run_cpu(func, *args)
-        except Exception as error:
-            self.counts[type(error).__name__] += 1
-            raise translated(error)[0] from error
-
-
-class _Call:
-    """One request until it has an answer: attempts, hedges and pauses.
-
-    `outcome` is resolved with the call itself; the lanes of attempts that still go on then are left
-    when those end.
-    """
-
-    def __init__(
-        self,
-        driver: Driver,
-        session: Any,  # cluster.Session
-        query: Any,  # query.Statement
-        hosts: Sequence[Any],
-        size_bytes: int,
-        *,
-        state: bytes | None,
-        once: bool,
-    ) -> None:
-        self.rows: Sequence[Row] = ()
-        self.columns: Sequence[str] = ()
-        self.state: bytes | None = None
-        self.deadline = 0.0
-        self._driver = driver
-        self._loop = driver._loop
-        self._session = session
-        self._query = query
-        self._hosts = hosts
-        self._size_bytes = size_bytes
-        self._asked_from = state
-        self._once = once
-        self.outcome: asyncio.Future[_Call] = self._loop.create_future()
-        self._tried: list[Any] = []
-        self._under_way = 0
-        self._failure: StoreError | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self, host: Any) -> None:
-        """Send it to a host whose lane was entered."""
-        self._under_way += 1
-        self._tried.append(host)
-        self._watch()
-        future = self._session.execute_async(
-            self._query, host=host, timeout=None, paging_state=self._asked_from
+        if self._is_closed:
+            self.lanes.leave(first, size_bytes)
+            raise _closed()
+        call = Call(
+            self.lanes,
+            self.counts,
+            hosts=hosts,
+            size_bytes=size_bytes,
+            send=send,
+            judge=self._judge,
+            deadline=deadline,
+            hedge_after_s=self.settings.hedge_after_s,
+            once=once,
         )
-        # Both are called on the driver's thread (or on this one, at once); what they raise is lost.
-        future.add_callbacks(self._hand_rows, self._hand_error, (host, future), None, (host,))
+        self._calls.add(call)
+        try:
+            return await call.answer(first)
+        finally:
+            self._calls.discard(call)
 
-    def _hand_rows(self, rows: Any, host: Any, future: Any) -> None:
-        state = future._paging_state  # `ResultSet` would give it on top of the rows only
-        self._hand_over(self._answered, host, rows or (), state, future._col_names)
-
-    def _hand_error(self, error: Exception, host: Any) -> None:
-        self._hand_over(self._failed, host, error)
-
-    def _hand_over(self, func: Callable[..., None], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the caller
-            self._loop.call_soon_threadsafe(func, *args)
-
-    def _answered(self, host: Any, rows: Any, state: bytes | None, columns: Any) -> None:
-        self._driver.lanes.leave(host, self._size_bytes)
-        self._under_way -= 1
-        if self.outcome.done():  # another attempt was quicker, or the caller has gone
-            return
-        self.rows, self.state, self.columns = rows, state, columns or ()
-        self._end()
-        self.outcome.set_result(self)
-
-    def _failed(self, host: Any, error: Exception) -> None:
-        driver = self._driver
-        driver.lanes.leave(host, self._size_bytes)
-        driver.counts[type(error).__name__] += 1
-        self._under_way -= 1
-        if self.outcome.done():
-            return
+    def _judge(self, error: Exception) -> Verdict:
+        self.counts[type(error).__name__] += 1
         failure, again = translated(error)
-        failure.__cause__ = error
-        # What speaks of the partition says more than that one node is away.
-        if self._failure is None or not isinstance(error, cluster.NoHostAvailable):
-            self._failure = failure
-        if self._once:
-            never_sent = isinstance(error, cluster.NoHostAvailable)
-            if never_sent and len(self._tried) < len(self._hosts):
-                self._again()
-            else:
-                self._refuse(_of_transaction(failure, error))
-        elif not again:
-            self._refuse(failure)
-        elif not self._under_way:
-            self._next()
-
-    def _next(self) -> None:
-        """The next host at once; after all of them were tried, a pause first."""
-        rounds, place = divmod(len(self._tried), len(self._hosts))
-        if place or rounds == 0:
-            self._again()
-            return
-        pause = min(FIRST_PAUSE_S * 2 ** (rounds - 1), LONGEST_PAUSE_S)
-        self._loop.call_later(pause * random.uniform(0.5, 1.0), self._again)  # noqa: S311
-
-    def _again(self) -> None:
-        if self.outcome.done():
-            self._end()
-            return
-        if self._loop.time() >= self.deadline:
-            self._refuse(self._failure or StoreTimeout("the store did not answer in time"))
-            return
-        self._driver.counts["retries"] += 1
-        host = self._hosts[len(self._tried) % len(self._hosts)]
-        if len(self._hosts) > 1 and host is self._tried[-1]:
-            host = next(other for other in self._hosts if other is not host)
-        self._driver.lanes.force(host, self._size_bytes)
-        self.begin(host)
-
-    def _watch(self) -> None:
-        """Wake up when it is time for a hedge, or for giving up."""
-        if self._timer is not None:
-            self._timer.cancel()
-        now = self._loop.time()
-        wait_s = self.deadline - now
-        if not self._once and self._under_way < MOST_ATTEMPTS_AT_ONCE:
-            wait_s = min(wait_s, self._driver.settings.hedge_after_s)
-        self._timer = self._loop.call_later(max(0.0, wait_s), self._look)
-
-    def _look(self) -> None:
-        if self.outcome.done():
-            return
-        if self._loop.time() >= self.deadline:
-            late = StoreTimeout("the store did not answer in time")
-            self._refuse(TransactionUnknown(str(late)) if self._once else self._failure or late)
-        elif 0 < self._under_way < MOST_ATTEMPTS_AT_ONCE:
-            self._driver.counts["hedges"] += 1
-            self._again()
-        else:
-            self._watch()
-
-    def _refuse(self, error: StoreError) -> None:
-        self._end()
-        self.outcome.set_exception(error)
-
-    def _end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        if failure is not error:
+            failure.__cause__ = error
+        return Verdict(
+            failure,
+            again,
+            was_sent=not isinstance(error, cluster.NoHostAvailable),
+            was_refused=isinstance(error, _REFUSALS),
+        )
 
 
-class Lanes:
-    """Bytes in flight by host; who would put too many on all of its hosts waits."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.used_bytes: defaultdict[Any, int] = defaultdict(int)
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    def sorted(self, hosts: Sequence[Any]) -> list[Any]:
-        """Hosts that are up first, then those with less in flight; else as they came."""
-        used = self.used_bytes
-        return sorted(hosts, key=lambda host: (host.is_up is False, used[host]))
-
-    async def enter(self, hosts: Sequence[Any], size_bytes: int) -> Any:
-        """The first of the hosts that has room, which is then taken; waits for one."""
-        while True:
-            for host in hosts:
-                used = self.used_bytes[host]
-                # A request above the limit goes alone.
-                if (not used or used + size_bytes <= self.limit_bytes) and host.is_up is not False:
-                    self.used_bytes[host] = used + size_bytes
-                    return host
-            if all(host.is_up is False for host in hosts):
-                self.force(hosts[0], size_bytes)
-                return hosts[0]
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                self._wake()  # for somebody else, if this turn had come
-                raise
-
-    def force(self, host: Any, size_bytes: int) -> None:
-        """Take room whether there is any or not: for another attempt of what is already counted."""
-        self.used_bytes[host] += size_bytes
-
-    def leave(self, host: Any, size_bytes: int) -> None:
-        """Give room back."""
-        self.used_bytes[host] -= size_bytes
-        self._wake()
-
-    def _wake(self) -> None:
-        """All who wait look again, in order: which of them fits depends on their hosts."""
-        waiting, self._waiting = self._waiting, deque()
-        for turn in waiting:
-            if not turn.done():
-                turn.set_result(None)
+def _closed() -> StoreError:
+    return StoreUnavailable("the store was closed")
 
 
 # -- what the driver is told
@@ -631,7 +553,7 @@ class _Connection(LibevConnection):  # type: ignore[misc]  # the driver has no t
             self.process_io_buffer()
 
 
-def _cluster(settings: ConnectSettings) -> Any:  # cluster.Cluster
+def _cluster(settings: ConnectSettings, context: ssl.SSLContext | None) -> Any:  # cluster.Cluster
     profile = cluster.ExecutionProfile(
         load_balancing_policy=RoundRobinPolicy(),  # which takes every host in; we choose among them
         retry_policy=FallthroughRetryPolicy(),
@@ -644,7 +566,7 @@ def _cluster(settings: ConnectSettings) -> Any:  # cluster.Cluster
         contact_points=list(settings.contact_points),
         port=settings.port,
         auth_provider=_credentials(settings),
-        ssl_context=_ssl_context(settings.tls),
+        ssl_context=context,
         connection_class=_Connection,
         sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *options],
         compression=False,
@@ -656,6 +578,7 @@ def _cluster(settings: ConnectSettings) -> Any:  # cluster.Cluster
         idle_heartbeat_interval=HEARTBEAT_S,
         idle_heartbeat_timeout=HEARTBEAT_S,
         schema_event_refresh_window=0,
+        prepare_on_all_hosts=False,
         monitor_reporting_enabled=False,
     )
 
@@ -672,10 +595,15 @@ def _credentials(settings: ConnectSettings) -> Any:
 def _ssl_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
     if tls is None:
         return None
-    context = ssl.create_default_context(cafile=str(tls.ca_file))
+    try:
+        context = ssl.create_default_context(cafile=str(tls.ca_file))
+        if tls.certificate_file is not None:
+            context.load_cert_chain(tls.certificate_file, tls.key_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"a file of the cassandra.tls_ settings cannot be used: {error}"
+        ) from error
     context.check_hostname = False  # nodes are known by address; the authority is the cluster's own
-    if tls.certificate_file is not None:
-        context.load_cert_chain(tls.certificate_file, tls.key_file)
     return context
 
 
@@ -755,6 +683,16 @@ PLACES: dict[type[BaseException], _Place] = {
     protocol.RequestValidationException: _WRONG,
     protocol.InvalidRequestException: _SCHEMA,
 }
+# Reasons why no node can be used at all, which say more than that none was available.
+_REASONS: dict[type[BaseException], _Place] = {
+    cassandra.AuthenticationFailed: _REFUSED,
+    protocol.BadCredentials: _REFUSED,
+    ssl.SSLCertVerificationError: _Place(
+        StoreError, "the store's certificate is not one of cassandra.tls_ca_file", again=False
+    ),
+}
+# A node that says so has not carried out what it was asked to.
+_REFUSALS = (cassandra.RequestValidationException, protocol.RequestValidationException)
 _UNKNOWN = _Place(StoreError, "the connection to the store failed", again=True)
 
 
@@ -763,25 +701,12 @@ def translated(error: BaseException) -> tuple[StoreError, bool]:
     if isinstance(error, StoreError):
         return error, False
     if isinstance(error, cluster.NoHostAvailable):
-        refused = (cassandra.AuthenticationFailed, protocol.BadCredentials)
-        if any(isinstance(reason, refused) for reason in _reasons(error)):
-            return StoreError(_REFUSED.text), False
+        for kind, place in _REASONS.items():
+            if any(isinstance(reason, kind) for reason in _reasons(error)):
+                return place.kind(place.text), place.again
     place = next((PLACES[kind] for kind in type(error).__mro__ if kind in PLACES), _UNKNOWN)
     return place.kind(place.text), place.again
 
 
 def _reasons(error: Any) -> Sequence[Any]:  # cluster.NoHostAvailable
     return list(error.errors.values()) if isinstance(error.errors, dict) else []
-
-
-def _of_transaction(failure: StoreError, error: BaseException) -> StoreError:
-    """What a transaction that failed once raises: unknown, unless it was certainly not sent."""
-    if isinstance(error, cluster.NoHostAvailable):
-        return failure
-    if isinstance(
-        error, cassandra.RequestValidationException | protocol.RequestValidationException
-    ):
-        return failure
-    unknown = TransactionUnknown("whether the store made the change is unknown")
-    unknown.__cause__ = error
-    return unknown

@@ -10,13 +10,14 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ndcass.errors import NotFound, StoreError, StoreTimeout, TransactionUnknown
 from ndcass.store.base import DELETE_JOB, Job, JobState
 from ndcass.store.cassandra.driver import Consistency, Row
-from ndcass.store.cassandra.tables import Tables, json_text, pause
+from ndcass.store.cassandra.tables import Entry, Tables, json_text, pause
 from ndcass.store.clock import WRITE_ID_BYTES, WriteClock, milliseconds_of, wall_clock_ms
 
 MOST_JOBS = 1000
@@ -41,6 +42,7 @@ _JOB = (
 _JOBS_OF_IDS = f"{_JOB} WHERE period = ? AND id IN ?"
 _JOBS_OF_PERIOD = f"{_JOB} WHERE period = ? LIMIT ?"
 _JOBS_OF_CHANNEL = f"{_JOB} WHERE channel_id = ?"
+_IDS = "SELECT id FROM jobs WHERE period = ? AND id IN ?"
 _PERIODS = "SELECT DISTINCT period FROM jobs"
 _ENDED = "SELECT id, ended_ms FROM jobs WHERE period = ?"
 
@@ -91,37 +93,47 @@ class CassandraJobs:
         self._claiming = asyncio.Lock()
 
     def new_id(self) -> str:
-        """The id of a job that may be submitted later, by whomever (`submit_as`)."""
+        """The id of a job that may be submitted later, by whomever (`submit_all`)."""
         return self._clock.next_id().hex()
 
     async def submit(self, kind: str, channel_id: int, detail: Mapping[str, Any]) -> Job:
         """As `Jobs.submit`."""
-        return await self.submit_as(self.new_id(), kind, channel_id, detail)
+        new = NewJob(self.new_id(), kind, channel_id, detail)
+        await self.submit_all([new])
+        return Job(
+            id=new.id,
+            kind=kind,
+            channel_id=channel_id,
+            detail=json.loads(json_text(detail)),
+            state=JobState.PENDING,
+            done_units=0,
+            total_units=0,
+            error="",
+            created_s=_Key.of(new.id).created_s,
+        )
 
-    async def submit_as(
-        self, job_id: str, kind: str, channel_id: int, detail: Mapping[str, Any]
-    ) -> Job:
-        """`submit` under an id of `new_id`; nothing happens if there is such a job already."""
-        key = _Key.of(job_id)
-        text = json_text(detail)
-        await self._tables.write(_OPEN, _SCOPE, key.id, kind, key.opened_us)
-        values = (*key, kind, channel_id, os.urandom(16), text)
-        for attempt in range(MOST_TRIES):
-            await pause(attempt)
-            with contextlib.suppress(TransactionUnknown):
-                await self._tables.transact((_SUBMIT, values))
-                return Job(
-                    id=job_id,
-                    kind=kind,
-                    channel_id=channel_id,
-                    detail=json.loads(text),
-                    state=JobState.PENDING,
-                    done_units=0,
-                    total_units=0,
-                    error="",
-                    created_s=key.created_s,
-                )
-        raise StoreTimeout("whether the job was submitted is unknown")
+    async def submit_all(self, jobs: Sequence["NewJob"]) -> None:
+        """Submit jobs under ids of `new_id`; those that were submitted before stay as they are."""
+        by_period: defaultdict[int, dict[bytes, NewJob]] = defaultdict(dict)
+        for job in jobs:
+            period, job_id = _Key.of(job.id)
+            by_period[period][job_id] = job
+        for period, of_period in by_period.items():
+            await self._tables.write_together([job.open_entry() for job in of_period.values()])
+            for attempt in range(MOST_TRIES):
+                await pause(attempt)
+                if attempt:  # somebody was faster, or the answer was lost
+                    ids = list(of_period)
+                    serial = Consistency.LOCAL_SERIAL
+                    rows = await self._tables.rows(_IDS, period, ids, consistency=serial)
+                    for (job_id,) in rows:
+                        del of_period[job_id]
+                entries = [job.entry() for job in of_period.values()]
+                with contextlib.suppress(TransactionUnknown):
+                    if not entries or (await self._tables.transact(*entries)).applied:
+                        break
+            else:
+                raise StoreTimeout("whether the jobs were submitted is unknown")
 
     async def has_delete(self, channel_id: int) -> bool:
         """Whether a job that removes a channel's data is under way, or failed a short while ago."""
@@ -298,6 +310,25 @@ class CassandraJobs:
 
     async def _of_channel(self, channel_id: int) -> list["_Found"]:
         return [_Found.of(row) for row in await self._tables.rows(_JOBS_OF_CHANNEL, channel_id)]
+
+
+class NewJob(NamedTuple):
+    """A job that is to be submitted."""
+
+    id: str
+    kind: str
+    channel_id: int
+    detail: Mapping[str, Any]  # what JSON can hold
+
+    def entry(self) -> Entry:
+        """What makes it."""
+        change, detail = os.urandom(16), json_text(self.detail)
+        return _SUBMIT, (*_Key.of(self.id), self.kind, self.channel_id, change, detail)
+
+    def open_entry(self) -> Entry:
+        """What lets workers find it."""
+        key = _Key.of(self.id)
+        return _OPEN, (_SCOPE, key.id, self.kind, key.opened_us)
 
 
 class _Key(NamedTuple):

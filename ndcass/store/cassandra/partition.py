@@ -12,7 +12,7 @@ follow at LOCAL_QUORUM miss nothing of it. What they see beyond it is of a chang
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ndcass.concurrency import SharedCall
@@ -241,9 +241,13 @@ class Partition:
             except TransactionUnknown:
                 unsettled = (change.next_version, result)
 
-    async def drop_quietly(self, key: Key) -> None:
-        """Delete a row that no cache holds and no change asks for; the version stays."""
-        await self._tables.transact((f"{_DROP} IF EXISTS", (SCOPE, *key)))
+    async def drop_quietly(self, keys: Sequence[Key]) -> None:
+        """Delete rows that no cache holds and no change asks for; the version stays.
+
+        None of them, if the first is gone already: somebody else is at it.
+        """
+        first, *others = [(_DROP, (SCOPE, *key)) for key in keys]
+        await self._tables.transact((f"{_DROP} IF EXISTS", first[1]), *others)
 
     async def _signer_of(self, version: int) -> str:
         """The id of the change that made a version; empty if it is too long ago."""

@@ -35,7 +35,9 @@ from ndcass.store.cassandra.driver import Consistency, Driver
 from ndcass.store.cassandra.tables import Tables, pause
 
 ROLES = ("ingest", "archive", "meta")
-# Longer than making one table takes, and renewed before each: nobody else takes over meanwhile.
+# Every node writes a change to its disk, one after the other: on busy disks that takes its time.
+CHANGE_TIMEOUT_S = 60.0
+# Longer than one change may take, and renewed before each: nobody else takes over meanwhile.
 LOCK_S = 120
 # How long another's turn is waited for.
 MOST_WAITED_S = 600
@@ -285,7 +287,8 @@ async def apply_schema(
     if not await driver.run(_TABLE, (meta,)):
         [[made_at]] = await driver.run(_MADE_AT, (meta,))
         table_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{meta} {made_at} schema_versions")
-        await driver.run(_CREATE_VERSIONS.format(name=meta, table_id=table_id))
+        cql = _CREATE_VERSIONS.format(name=meta, table_id=table_id)
+        await driver.run(cql, timeout_s=CHANGE_TIMEOUT_S)
     lock = _Lock(_tables(driver, keyspaces))
     await lock.take(report)
     try:
@@ -297,7 +300,8 @@ async def apply_schema(
                 report(f"{step.keyspace}: {step.name}")
                 for statement in step.file.statements:
                     await lock.keep()
-                    await driver.run(_FORMS.sub(rf"\1 {step.keyspace}.\2", statement, count=1))
+                    cql = _FORMS.sub(rf"\1 {step.keyspace}.\2", statement, count=1)
+                    await driver.run(cql, timeout_s=CHANGE_TIMEOUT_S)
                 await lock.note(step.keyspace, step.file)
                 done.append(step._replace(state=State.APPLIED))
         return done
@@ -314,7 +318,7 @@ async def _make_keyspace(driver: Driver, keyspace: Keyspace, report: Callable[[s
         cql = _CREATE_KEYSPACE.format(
             name=keyspace.name, data_centre=quoted, replicas=keyspace.replicas
         )
-        await driver.run(cql)
+        await driver.run(cql, timeout_s=CHANGE_TIMEOUT_S)
         rows = await driver.run(_REPLICATION, (keyspace.name,))
     where = [name for name in rows[0][0] if name != "class"]
     if where != [keyspace.data_centre]:

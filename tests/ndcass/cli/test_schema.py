@@ -37,7 +37,7 @@ def conf(cassandra_cluster: CassandraNodes, tmp_path: Path) -> Iterator[Conf]:
 
     async def drop() -> None:
         async with connected(CassandraSettings(points, port)) as driver:
-            await driver.run(f"DROP KEYSPACE IF EXISTS {keyspace}")
+            await driver.run(f"DROP KEYSPACE IF EXISTS {keyspace}", timeout_s=60)
 
     yield write
     asyncio.run(drop())

@@ -35,7 +35,7 @@ def keyspaces(
 
     async def drop() -> None:
         async with connected(cassandra_settings) as driver:
-            await driver.run(f"DROP KEYSPACE IF EXISTS {keyspace.name}")
+            await driver.run(f"DROP KEYSPACE IF EXISTS {keyspace.name}", timeout_s=60)
 
     asyncio.run(make())
     yield made
