@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAP_MIB = 512
 GUARD_TIMEOUT_S = 60.0
 DATA_CENTRE = "local"
+PASSWORD = "a secret of the tests"
+"""Of the superuser, where `security` asks for authentication."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,9 @@ def cassandra_nodes(
     distribution = find_distribution(environ, report=said.append)
     folder = Path(tempfile.mkdtemp(prefix="ndcass-nodes-"))
     cluster = cluster_from({**_description(folder, count, heap_mib), **sections})
-    site = Site(cluster, distribution, environ, said.append)
+    site = lifecycle.open_site(
+        cluster, distribution, environ, report=said.append, superuser_password=PASSWORD
+    )
     with _guarded(folder):
         try:
             lifecycle.up(site)

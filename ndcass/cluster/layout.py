@@ -48,6 +48,8 @@ MODULE_OPTIONS = (
 
 _TOKEN_SPACE = 1 << 64
 _FIRST_TOKEN = -(1 << 63)
+# Far more than what rounding moves a token by, and nothing beside the distance of two.
+_TIER_OFFSET = 100
 # A collector treats what is larger than half a region as a special case; payloads are up to 1 MiB.
 _SMALL_HEAP_MIB = 8192
 _SMALL_REGION, _REGION = "4m", "16m"
@@ -118,16 +120,16 @@ def initial_tokens(cluster: Cluster) -> dict[str, tuple[int, ...]]:
     """Tokens of every node of a new cluster: in equal steps, dealt to the nodes of a tier in turn.
 
     Neighbours on the ring are in different racks as far as there are several, so that replicas are
-    spread evenly. The tiers' tokens lie between each other's.
+    spread evenly. The second tier's tokens are a little above the places where the first one's
+    could be: a token belongs to one node of the whole cluster.
     """
     dealt: dict[str, tuple[int, ...]] = {}
     for place, tier in enumerate(cluster.tiers):
         nodes = _rack_by_rack(tier.nodes)
         count = len(nodes) * cluster.tokens_per_node
-        between = _TOKEN_SPACE * place // (count * len(cluster.tiers))
         for n, node in enumerate(nodes):
             dealt[node.name] = tuple(
-                _FIRST_TOKEN + _TOKEN_SPACE * step // count + between
+                _FIRST_TOKEN + _TOKEN_SPACE * step // count + place * _TIER_OFFSET
                 for step in range(n, count, len(nodes))
             )
     return dealt
@@ -236,6 +238,7 @@ def _identity(cluster: Cluster, node: Node) -> dict[str, Any]:
         "data_file_directories": [str(path) for path in own.data],
         "hints_directory": str(own.hints),
         "saved_caches_directory": str(own.saved_caches),
+        **({"local_system_data_file_directory": str(own.system)} if own.system else {}),
     }
 
 

@@ -5,14 +5,17 @@ is empty. Nodes that are no longer described are told of and left alone: taking 
 moving their data first.
 """
 
+import asyncio
 import enum
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ndcass.cluster import process
+from ndcass.cluster.access import prepare_cluster, refuse_no_password
+from ndcass.cluster.distribution import Distribution
 from ndcass.cluster.layout import initial_tokens
 from ndcass.cluster.site import Site, differences, empty_directories, full_directories
 from ndcass.cluster.spec import Cluster, Node
@@ -27,6 +30,7 @@ from ndcass.cluster.state import (
     save_state,
     sole_operator,
 )
+from ndcass.cluster.tls import generated_password, tls_folder, with_certificates
 from ndcass.errors import ClusterError
 
 
@@ -62,6 +66,36 @@ class FormerNode:
     folder: Path
 
 
+def open_site(
+    cluster: Cluster,
+    distribution: Distribution,
+    environ: Mapping[str, str],
+    *,
+    report: Callable[[str], None],
+    superuser_password: str = "",
+    keystore_password: str = "",
+) -> Site:
+    """A cluster of this machine, ready to be worked on.
+
+    Parameters
+    ----------
+    environ : mapping
+        What nodes see, except for variables of ndcass, some of which are secrets.
+    report : callable
+        Takes one line of progress.
+    superuser_password, keystore_password : str
+        Where the description asks for them.
+    """
+    return Site(
+        cluster,
+        distribution,
+        {name: value for name, value in environ.items() if not name.startswith("NDCASS_")},
+        report,
+        keystore_password=generated_password(cluster) or keystore_password,
+        superuser_password=superuser_password,
+    )
+
+
 def plan_changes(site: Site, state: State) -> list[Change]:
     """What `up` would do, node by node; nothing is touched.
 
@@ -90,8 +124,10 @@ def up(site: Site) -> list[Change]:
         If a node does not start, or must not.
     """
     cluster = site.cluster
+    refuse_no_password(site)
     with sole_operator(cluster):
         state = load_state(cluster)
+        site = with_certificates(site)
         changes = plan_changes(site, state)
         state = _with_new_nodes(cluster, state, changes)
         save_state(cluster, state)
@@ -104,6 +140,7 @@ def up(site: Site) -> list[Change]:
             join_node(site, node)
             state = _joined(cluster, state, [node])
         await_agreement(site, cluster.nodes)
+        asyncio.run(prepare_cluster(site))
     return changes
 
 
@@ -141,16 +178,14 @@ def destroy(cluster: Cluster, report: Callable[[str], None]) -> list[Path]:
     list of Path
         What was removed.
     """
-    removed = []
     with sole_operator(cluster):
         _stop_all(known_nodes(cluster), cluster.stop_timeout_s, report)
-        for path in stored_in(cluster):
-            if path.exists():
-                shutil.rmtree(path)
-                removed.append(path)
-                report(f"removed {path}")
-        for name in (STATE_NAME, LOCK_NAME):
-            (cluster.folder / name).unlink(missing_ok=True)
+        removed = [path for path in stored_in(cluster) if path.exists()]
+        for path in removed:
+            shutil.rmtree(path)
+            report(f"removed {path}")
+        (cluster.folder / STATE_NAME).unlink(missing_ok=True)
+        (cluster.folder / LOCK_NAME).unlink()
     if not any(cluster.folder.iterdir()):
         cluster.folder.rmdir()
     return removed
@@ -165,13 +200,12 @@ def known_nodes(cluster: Cluster) -> list[FormerNode]:
 
 
 def stored_in(cluster: Cluster) -> list[Path]:
-    """Every folder that belongs to a node that was started, inner ones first."""
-    paths: set[Path] = {cluster.folder / "tls"}
-    state = load_state(cluster)
-    for name, record in state.nodes.items():
+    """Every folder that belongs to a node that was started, without those inside another."""
+    paths = {tls_folder(cluster)}
+    for name, record in load_state(cluster).nodes.items():
         paths |= {Path(record.folder), *map(Path, record.data)}
         paths |= {path for node in cluster.nodes if node.name == name for path in node.directories}
-    return sorted(paths, key=lambda path: (-len(path.parts), path))
+    return sorted(path for path in paths if paths.isdisjoint(path.parents))
 
 
 def _change(site: Site, state: State, node: Node) -> Change:

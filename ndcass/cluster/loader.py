@@ -35,15 +35,17 @@ CLUSTER = """
 """.split()
 PORTS = "storage native jmx".split()
 SECURITY = "authentication superuser client_tls".split()
-CLIENT_TLS = "generate keystore ca_file truststore required".split()
+CLIENT_TLS = "generate keystore ca_file truststore required certificate_file key_file".split()
 MACHINE = "user java jars files".split()
 DEFAULTS = "heap_mib directories cassandra jvm rack".split()
-DIRECTORIES = "commitlog data hints saved_caches".split()
+DIRECTORIES = "commitlog data hints saved_caches system".split()
 TIER = ["role", "nodes", *DEFAULTS]
 NODE = "name address client_address rack seed jmx_port".split()
 KEYSPACE = ["replication"]
 
 DEFAULT_FOLDER = "~/.local/share/ndcass/{cluster}"
+MACHINE_FOLDER = "/var/lib/ndcass-cassandra"
+"""Where nodes are not of this machine, whose home folders are not theirs."""
 DEFAULT_HEAP_MIB = 1024
 NODE_FOLDER = "{folder}/{node}"
 DEFAULT_DIRECTORIES: Mapping[str, Any] = {  # `Any`: as YAML would hold it
@@ -62,6 +64,7 @@ OWN_SETTINGS = frozenset(
     listen_interface rpc_interface seed_provider endpoint_snitch storage_port native_transport_port
     num_tokens initial_token auto_bootstrap allocate_tokens_for_keyspace
     data_file_directories commitlog_directory hints_directory saved_caches_directory
+    local_system_data_file_directory
     authenticator authorizer role_manager client_encryption_options commitlog_sync_period
     """.split()
 )
@@ -103,7 +106,8 @@ def cluster_from(content: Mapping[str, Any]) -> Cluster:
     top = Section(content, "", TOP)
     settings = top.section("cluster", CLUSTER)
     name = settings.required("name", str)
-    folder = _path(settings.get("folder", str, DEFAULT_FOLDER), {"cluster": name}, "cluster.folder")
+    usual = DEFAULT_FOLDER if _is_local(top) else MACHINE_FOLDER
+    folder = _path(settings.get("folder", str, usual), {"cluster": name}, "cluster.folder")
     names = {"cluster": name, "folder": str(folder)}
     ports = Ports(**top.section("ports", PORTS).given(int))
     security = _security(top.section("security", SECURITY), names)
@@ -141,12 +145,18 @@ def _client_tls(tls: Section, names: Mapping[str, str]) -> ClientTls:
     else:
         tls.required("keystore", str)
         ca_file = _path(tls.required("ca_file", str), names, tls.name_of("ca_file"))
-    truststore = tls.get("truststore", str, "")
+
+    def path(name: str) -> Path | None:
+        given = tls.get(name, str, "")
+        return _path(given, names, tls.name_of(name)) if given else None
+
     return ClientTls(
         ca_file=ca_file,
         is_required=tls.get("required", bool, True),
         is_generated=generate,
-        truststore=_path(truststore, names, tls.name_of("truststore")) if truststore else None,
+        truststore=path("truststore"),
+        certificate=path("certificate_file"),
+        key=path("key_file"),
     )
 
 
@@ -223,9 +233,7 @@ def _tier(
         raise ConfigError(f"{tier.name_of('role')} must be ingest or archive, not {role!r}")
     listed = [_node_section(tier, n, one) for n, one in enumerate(tier.required("nodes", list))]
     no_seed_named = not any("seed" in node.content for node in listed)
-    local = bool(listed) and all(
-        str(node.content.get("address", "")).startswith("127.") for node in listed
-    )
+    local = any(_is_loopback(node) for node in listed)
     nodes = []
     for n, node in enumerate(listed):
         own_name = node.get("name", str, f"{name}{n + 1}")
@@ -264,6 +272,20 @@ def _node_section(tier: Section, n: int, described: Any) -> Section:
     return Section(described, path, NODE)
 
 
+def _is_local(top: Section) -> bool:
+    """Whether nodes are of this machine; that either all are or none is found out later."""
+    tiers = top.section("tiers", None)
+    return any(
+        _is_loopback(_node_section(tier, n, one))
+        for tier in (tiers.section(name, TIER) for name in tiers.content)
+        for n, one in enumerate(tier.get("nodes", list, []))
+    )
+
+
+def _is_loopback(node: Section) -> bool:
+    return str(node.content.get("address")).startswith("127.")
+
+
 def _directories(tier: Section, names: Mapping[str, str]) -> Directories:
     section = tier.section("directories", DIRECTORIES)
     layered = Section({**DEFAULT_DIRECTORIES, **section.content}, section.path, DIRECTORIES)
@@ -273,7 +295,13 @@ def _directories(tier: Section, names: Mapping[str, str]) -> Directories:
 
     listed = layered.required("data", list)
     data = [_path(typed(one, str, layered.name_of("data")), names, "data") for one in listed]
-    return Directories(path("commitlog"), tuple(data), path("hints"), path("saved_caches"))
+    return Directories(
+        commitlog=path("commitlog"),
+        data=tuple(data),
+        hints=path("hints"),
+        saved_caches=path("saved_caches"),
+        system=path("system") if "system" in layered.content else None,
+    )
 
 
 def _patch(tier: Section) -> dict[str, Any]:

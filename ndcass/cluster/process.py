@@ -47,6 +47,8 @@ class Process:
     pid: int
     started_ticks: int
     boot_id: str
+    log_offset: int = 0
+    """How long its log was before it: what stands there is of former processes."""
 
     def is_alive(self) -> bool:
         """Whether it still runs; one that ended and was not yet waited for does not."""
@@ -110,7 +112,9 @@ def start(
     """
     if (already := running(node)) is not None:
         raise ClusterError(f"node {node.name} runs already, as process {already.pid}")
-    (node.folder / "logs").mkdir(parents=True, exist_ok=True)
+    log = node.folder / "logs" / LOG_NAME
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log_offset = log.stat().st_size if log.exists() else 0
     command = [str(java), f"@{files_folder(node) / JVM_ARGUMENTS}", *options, MAIN_CLASS]
     output = str(node.folder / "logs" / OUTPUT_NAME)
     writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -130,7 +134,7 @@ def start(
     )
     state = _state(pid)
     assert state is not None, "a child stays until it is waited for"
-    process = Process(pid, state[1], _boot_id())
+    process = Process(pid, state[1], _boot_id(), log_offset)
     _write_record(node.folder, process)
     return process
 
@@ -183,21 +187,28 @@ def kill(node: HasFolder) -> None:
 
 
 def log_tail(node: HasFolder, *, lines: int = 20) -> list[str]:
-    """What a node said last, the worst of it if it complained: its log, else its output."""
-    for name in (LOG_NAME, OUTPUT_NAME):
-        said = _last_lines(node.folder / "logs" / name)
-        worst = next((n for n, line in enumerate(said) if line.startswith("ERROR")), None)
-        if worst is not None:
-            return said[worst : worst + lines]
-        if said and name == OUTPUT_NAME:
-            return said[-lines:]
-    return _last_lines(node.folder / "logs" / LOG_NAME)[-lines:]
+    """What a node said since it was started last: from its first error on, else the end."""
+    process = _recorded(node.folder)
+    logged = _lines(node.folder / "logs" / LOG_NAME, process.log_offset if process else 0)
+    worst = next((n for n, line in enumerate(logged) if line.startswith("ERROR")), None)
+    if worst is not None:
+        return logged[worst : worst + lines]
+    # A JVM that does not like its options says so before there is a log.
+    printed = [
+        line
+        for line in _lines(node.folder / "logs" / OUTPUT_NAME, 0)
+        if not line.startswith("WARNING: ")
+    ]
+    return [*logged, *printed][-lines:]
 
 
-def _last_lines(path: Path) -> list[str]:
+def _lines(path: Path, offset: int) -> list[str]:
+    """The lines behind an offset, or the last part of them if they are many."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
+            size = path.stat().st_size
+            offset = 0 if offset > size else offset  # the log was rolled
+            file.seek(max(offset, size - _LOG_TAIL_BYTES))
             return file.read().decode("utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []

@@ -49,13 +49,16 @@ class Directories:
     data: tuple[Path, ...]
     hints: Path
     saved_caches: Path
+    system: Path | None = None
+    """Of Cassandra's own tables; without it they are in the first data directory."""
 
     def __post_init__(self) -> None:
         if not self.data:
             raise ConfigError("directories.data must name at least one directory")
 
     def __iter__(self) -> Iterator[Path]:
-        return iter((self.commitlog, *self.data, self.hints, self.saved_caches))
+        system = () if self.system is None else (self.system,)
+        return iter((self.commitlog, *self.data, self.hints, self.saved_caches, *system))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,18 @@ class ClientTls:
     """Whether keys and certificates are made at the first start; on this machine only."""
     truststore: Path | None = None
     """If set, clients need a certificate that this one trusts."""
+    certificate: Path | None = None
+    """PEM that ndcass itself shows to nodes, and its key."""
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ConfigError("security.client_tls: certificate_file and key_file belong together")
+        if self.truststore is not None and self.certificate is None:
+            raise ConfigError(
+                "security.client_tls: with a truststore every client needs a certificate, so does "
+                "ndcass: name certificate_file and key_file"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def await_agreement(site: Site, nodes: Sequence[Node]) -> None:
     deadline = time.monotonic() + site.cluster.start_timeout_s
     for observer in nodes:
         while missing := _not_seen(site, observer, nodes):
-            _check(dict.fromkeys(nodes, deadline), nodes)
+            _check(dict.fromkeys(nodes, deadline), ())
             if time.monotonic() > deadline:
                 raise NodeFailed(observer, f"does not see {', '.join(missing)} up and normal")
             time.sleep(_VIEW_POLL_S)
