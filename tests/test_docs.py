@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from ndcass.cluster import loader
 from ndcass.config import ADMIN_TOKEN, CASSANDRA_PASSWORD, Settings, load
 from ndcass.server.routes import ROUTES
 
@@ -31,6 +32,28 @@ def test_every_setting_is_described_with_its_default() -> None:
     for name, default in settings().items():
         value = yaml.safe_load(described[name])
         assert (tuple(value) if isinstance(value, list) else value) == default, name
+
+
+def settings_of_clusters() -> set[str]:
+    """Every setting of a description of a cluster, by its dotted name."""
+    sections = {
+        "cluster": loader.CLUSTER,
+        "ports": loader.PORTS,
+        "security": [name for name in loader.SECURITY if name != "client_tls"],
+        "security.client_tls": loader.CLIENT_TLS,
+        "machine": loader.MACHINE,
+        "tiers.TIER": [name for name in loader.TIER if name != "directories"],
+        "tiers.TIER.directories": loader.DIRECTORIES,
+        "tiers.TIER.nodes[]": loader.NODE,
+        "keyspaces.KEYSPACE": loader.KEYSPACE,
+    }
+    return {f"{section}.{name}" for section, names in sections.items() for name in names}
+
+
+def test_every_setting_of_a_cluster_is_described() -> None:
+    text = (ROOT / "conf" / "README.md").read_text().partition("# Clusters\n")[2]
+    described = re.findall(r"^\| `([a-zA-Z_.\[\]]+)` \|", text, flags=re.MULTILINE)
+    assert sorted(described) == sorted(settings_of_clusters())
 
 
 def test_every_secret_is_described() -> None:
