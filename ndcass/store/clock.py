@@ -47,6 +47,11 @@ class WriteClock:
         self._random = os.urandom(_RANDOM_BYTES)
         _clocks.add(self)
 
+    @property
+    def now_ms(self) -> Callable[[], int]:
+        """The wall clock that the ids are made from."""
+        return self._now_ms
+
     def next_id(self) -> bytes:
         """A write id greater than every one that this clock made or observed."""
         now = self._now_ms() << _COUNTER_BITS

@@ -47,6 +47,7 @@ _RANGE = "AND morton>=? AND morton<=?"
 _SOME = "AND morton IN ?"
 _HEADS = "SELECT morton, kind, write_id, part, header FROM cuboids " + _WHERE
 _PAYLOADS = "SELECT morton, kind, write_id, part, payload FROM cuboids " + _WHERE
+_PAYLOADS_OF_RANGE = _PAYLOADS + "AND morton=? AND kind=? AND write_id>=? AND write_id<=?"
 _PAYLOAD = (
     "SELECT payload FROM cuboids " + _WHERE + "AND morton=? AND kind=? AND write_id=? AND part=?"
 )
@@ -144,6 +145,7 @@ class BucketReader:
             found: dict[int, tuple[list[CuboidRow], Heads]] = {}
             missing = None
             for morton, cuboid in heads.items():
+                self.counts["rows_ignored"] += len(cuboid.writes) - len(cuboid.unfolded)
                 rows = await self._complete(bucket, cuboid.valid, payloads, checked=checked)
                 if rows is None:  # folded and swept since its header was read, or lost
                     missing = bucket.address(morton)
@@ -156,6 +158,32 @@ class BucketReader:
         if missing is None:
             raise StoreError("a cuboid is folded faster than it can be read")
         raise CorruptValue(f"{missing}: no node has a payload that fits its checksum")
+
+    async def complete(self, bucket: Bucket, heads: Sequence[Head]) -> list[CuboidRow] | None:
+        """Some rows of one cuboid with their payloads, every byte checked; None if one is gone."""
+        payloads: _Payloads = {}
+        for kind in (WRITE, BASE):
+            some = [head for head in heads if head.kind == kind]
+            if not some:
+                continue
+            statement = await self._prepared(_PAYLOADS_OF_RANGE, self._tier_of(kind))
+            first, last = some[0], some[-1]
+            values = (*bucket, first.morton, kind, first.write_id, last.write_id)
+            page_rows = max(1, PAGE_BYTES // min(PART_BYTES, max(head.size_bytes for head in some)))
+            with contextlib.suppress(StoreError):  # what is missing is asked for again
+                await self._gather(statement, values, payloads, page_rows=page_rows)
+        return await self._complete(bucket, heads, payloads, checked=True)
+
+    async def is_whole(self, bucket: Bucket, head: Head) -> bool:
+        """Whether a quorum returns the payload of a row, and every byte of it fits."""
+        statement = await self._prepared(_PAYLOAD, self._tier_of(head.kind))
+        parts = [
+            await self._part(statement, (*bucket, *key), Consistency.LOCAL_QUORUM, ())
+            for key in _keys(head)
+        ]
+        address = bucket.address(head.morton)
+        row = _joined(head, address, parts)
+        return row is not None and await run_cpu(_verified, row, head, address) is not None
 
     async def heads(self, bucket: Bucket, mortons: Sequence[int] | None = None) -> dict[int, Heads]:
         """The rows of a bucket's cuboids (or of some), without payloads, by Morton code, ascending.
@@ -209,17 +237,35 @@ class BucketReader:
             statement, values = await self._select(_PAYLOADS, tier, bucket, mortons)
             # A failure here is no failure of the read: what is missing is asked for again.
             with contextlib.suppress(StoreError):
-                async for page in self._driver.pages(
+                await self._gather(
                     statement,
                     values,
-                    consistency=Consistency.LOCAL_ONE,
+                    payloads,
                     page_rows=max(1, PAGE_BYTES // part_bytes),
                     size_bytes=min(PAGE_BYTES, cuboid_bytes * (len(mortons) if mortons else 8)),
-                ):
-                    for morton, kind, write_id, part, payload in page:
-                        if payload is not None:
-                            payloads[morton, kind, write_id, part] = payload
+                )
         return payloads
+
+    async def _gather(
+        self,
+        statement: Statement,
+        values: tuple[object, ...],
+        payloads: _Payloads,
+        *,
+        page_rows: int,
+        size_bytes: int = PAGE_BYTES,
+    ) -> None:
+        """The payloads that one replica has of a selection."""
+        async for page in self._driver.pages(
+            statement,
+            values,
+            consistency=Consistency.LOCAL_ONE,
+            page_rows=page_rows,
+            size_bytes=size_bytes,
+        ):
+            for morton, kind, write_id, part, payload in page:
+                if payload is not None:
+                    payloads[morton, kind, write_id, part] = payload
 
     async def _complete(
         self, bucket: Bucket, heads: Sequence[Head], payloads: _Payloads, *, checked: bool
@@ -243,8 +289,7 @@ class BucketReader:
         self, bucket: Bucket, head: Head, address: CuboidAddress
     ) -> CuboidRow | None:
         """A row whose payload one replica did not have whole: from a quorum, then from each."""
-        tier = self.tiers[-1] if head.kind == BASE else self.tiers[0]
-        statement = await self._prepared(_PAYLOAD, tier)
+        statement = await self._prepared(_PAYLOAD, self._tier_of(head.kind))
         keys = [(*bucket, *key) for key in _keys(head)]
         every = await self._driver.replicas(statement, keys[0])
         for consistency, first in (
@@ -292,6 +337,10 @@ class BucketReader:
         if last - first < 2 * len(mortons):
             return await self._prepared(select + _RANGE, tier), (*bucket, first, last)
         return await self._prepared(select + _SOME, tier), (*bucket, list(mortons))
+
+    def _tier_of(self, kind: int) -> Tier:
+        """Where rows of a kind are."""
+        return self.tiers[0] if kind == WRITE else self.tiers[-1]
 
     async def _prepared(self, cql: str, tier: Tier) -> Statement:
         return await self._driver.prepare(cql, keyspace=tier.keyspace, data_centre=tier.data_centre)

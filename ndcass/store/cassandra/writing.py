@@ -8,7 +8,7 @@ whole; one that fails is indeterminate.
 import asyncio
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import IO, NamedTuple, Self
 
@@ -30,7 +30,7 @@ from ndcass.store.cassandra.rows import (
     timestamp_us,
 )
 from ndcass.store.cassandra.tiers import Windows
-from ndcass.store.clock import WriteClock, milliseconds_of, wall_clock_ms
+from ndcass.store.clock import WriteClock, milliseconds_of
 
 # Encoded voxels of one batch that stay in memory.
 HELD_BYTES = 256 << 20
@@ -123,7 +123,10 @@ class RowWriter:
 
 
 class CassandraBatch:
-    """One write of many cuboids; see `store.base.CuboidBatch`."""
+    """One write of many cuboids; see `store.base.CuboidBatch`.
+
+    `wrote` is told of every row that was acknowledged: its bucket and Morton code.
+    """
 
     def __init__(
         self,
@@ -132,12 +135,15 @@ class CassandraBatch:
         occupancy: Occupancy,
         clock: WriteClock,
         windows: Windows,
+        *,
+        wrote: Callable[[Bucket, Sequence[int]], None],
     ) -> None:
         self._writer = writer
         self._layouts = layouts
         self._occupancy = occupancy
         self._clock = clock
         self._windows = windows
+        self._wrote = wrote
         self._held: dict[Bucket, list[_Encoded]] = {}
         self._held_bytes = 0
         self._spool: IO[bytes] | None = None
@@ -160,7 +166,8 @@ class CassandraBatch:
         await self._occupancy.note(held)
         ids = await bounded_map(self._send, _chunks(held), limit=WRITES_AT_ONCE)
         # Whoever writes after this acknowledgement, through whichever gateway, gets a later id.
-        wait_ms = milliseconds_of(max(ids)) + 2 * self._windows.max_clock_skew_ms - wall_clock_ms()
+        past_ms = milliseconds_of(max(ids)) + 2 * self._windows.max_clock_skew_ms
+        wait_ms = past_ms - self._clock.now_ms()
         if wait_ms >= 0:
             await asyncio.sleep((wait_ms + 1) / 1000)
 
@@ -190,6 +197,7 @@ class CassandraBatch:
             raise StoreTimeout(
                 "the store took too long; whether the write happened is unknown"
             ) from None
+        self._wrote(bucket, [write.address.morton for write in writes])
         return ids[-1]
 
     # -- on a thread
