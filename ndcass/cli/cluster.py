@@ -2,10 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from ndcass.cli import cluster_operations, cluster_status
 from ndcass.cli.arguments import add_json
 from ndcass.cli.failure import WrongCall
 from ndcass.cli.report import print_result
@@ -18,11 +17,10 @@ from ndcass.cli.site import (
     tell,
     telling_logs,
 )
-from ndcass.cluster import lifecycle, process, ring
+from ndcass.cluster import lifecycle
 from ndcass.cluster.distribution import pinned_version
 from ndcass.cluster.lifecycle import Action, Change
 from ndcass.cluster.render import render
-from ndcass.cluster.spec import Cluster, Node
 from ndcass.cluster.state import load_state
 
 
@@ -33,8 +31,7 @@ def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     plan = add_action(actions, "plan", "what `up` would change; nothing is touched", _plan)
     add_json(plan)
     add_action(actions, "up", "start what is described and wait until it is up and normal", _up)
-    status = add_action(actions, "status", "which nodes run", _status)
-    add_json(status)
+    cluster_status.add_parser(actions)
     add_action(actions, "down", "stop the nodes; what they store stays", _down)
     destroy = add_action(actions, "destroy", "stop the nodes and remove what they store", _destroy)
     destroy.add_argument("--yes", action="store_true", help="do it; otherwise it is only told")
@@ -49,6 +46,7 @@ def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="NODE",
         help="a node that joins a cluster with data; may be repeated",
     )
+    cluster_operations.add_parsers(actions)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -84,35 +82,6 @@ def _up(args: argparse.Namespace) -> int:
     addresses = ", ".join(node.client_address for node in cluster.nodes)
     tell(f"cluster {cluster.name} takes CQL on {addresses}, port {cluster.ports.native}")
     return 0
-
-
-def _status(args: argparse.Namespace) -> int:
-    cluster = described(args)
-    rows = [_row(cluster, node) for node in cluster.nodes]
-    text = _table([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
-    print_result(args, {"cluster": cluster.name, "nodes": rows}, text)
-    return 0
-
-
-def _row(cluster: Cluster, node: Node) -> dict[str, Any]:
-    """What can be seen of a node from outside; `Any` is what JSON can hold."""
-    running = process.running(node) if cluster.is_local else None
-    return {
-        "node": node.name,
-        "tier": cluster.tier_of(node).name,
-        "rack": node.rack,
-        "address": node.address,
-        "pid": running.pid if running is not None else None,
-        "takes_cql": ring.accepts(node.client_address, cluster.ports.native),
-    }
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
 
 
 def _down(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ndcass.cluster import process
 from ndcass.cluster.access import prepare_cluster, refuse_no_password
 from ndcass.cluster.distribution import Distribution
+from ndcass.cluster.joining import joining_options
 from ndcass.cluster.layout import initial_tokens
 from ndcass.cluster.site import Site, differences, empty_directories, full_directories
 from ndcass.cluster.spec import Cluster, Node
@@ -137,7 +138,7 @@ def up(site: Site) -> list[Change]:
         for node in _named(cluster, changes, Action.RESTART):
             restart(site, node)
         for node in _named(cluster, changes, Action.JOIN):
-            join_node(site, node)
+            join_node(site, node, joining_options(site, node))
             state = _joined(cluster, state, [node])
         await_agreement(site, cluster.nodes)
         asyncio.run(prepare_cluster(site))

@@ -4,7 +4,7 @@ import pytest
 
 from ndcass.cli.main import build_parser, main
 
-COMMANDS = ["serve", "ingest", "cutout", "verify", "user"]
+COMMANDS = ["serve", "ingest", "cutout", "verify", "user", "cluster", "nodetool"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,235 @@
+"""Nodes that come, go and are replaced while the cluster serves.
+
+Data move first and membership follows: a node takes part when it has its share, and leaves when the
+others have what it had. Only one node moves at a time, and all others have to be there.
+"""
+
+import asyncio
+import shutil
+import time
+from dataclasses import replace as changed
+from pathlib import Path
+
+from ndcass.cluster import maintenance, nodetool, process
+from ndcass.cluster.access import refuse_no_password
+from ndcass.cluster.joining import joining_options
+from ndcass.cluster.site import Site, full_directories
+from ndcass.cluster.spec import Node
+from ndcass.cluster.startup import await_agreement, join_node
+from ndcass.cluster.state import State, load_state, record_of, save_state, sole_operator
+from ndcass.cluster.steps import await_cql, members, refuse_if_away, step
+from ndcass.cluster.tls import with_certificates
+from ndcass.errors import ClusterError
+
+# Gossip tells the others within seconds, or they find out within about twenty.
+_SEEN_TIMEOUT_S = 90.0
+_POLL_S = 2.0
+_MOVES_ONE = "only one node may come or go at a time, while all others are there"
+
+
+def add(site: Site, name: str, *, with_cleanup: bool = True) -> None:
+    """Let a node that was added to the description fetch its share and take part.
+
+    Parameters
+    ----------
+    with_cleanup : bool
+        Let the others drop what the new node has taken over.
+
+    Raises
+    ------
+    ClusterError
+        If it takes part already, another node is away, or it does not arrive.
+    """
+    cluster = site.cluster
+    node = cluster.node(name)
+    refuse_no_password(site)
+    with sole_operator(cluster):
+        state = load_state(cluster)
+        _refuse_known(state, node)
+        others = [other for other in members(site) if other != node]
+        if not others:
+            raise ClusterError(f"no node of {cluster.name} takes part yet: `ndcass cluster up`")
+        refuse_if_away(site, others, why=_MOVES_ONE)
+        site = with_certificates(site)
+        state = state.with_node(name, record_of(cluster, node, None))
+        save_state(cluster, state)
+        site.report(f"{name}: fetches its share of the data; then it takes part")
+        advice = f"The others serve as before. Give the command again: {name} goes on where it was."
+        _join(site, node, state, (), advice=advice, seen_by=[*others, node])
+        neighbours = [other for other in others if other in cluster.tier_of(node).nodes]
+        names = " ".join(other.name for other in neighbours)
+        if with_cleanup:
+            site.report(f"{names}: dropping what {name} has taken over")
+            maintenance.clean(site, neighbours)
+        elif names:
+            site.report(f"next, when there is time: `ndcass cluster cleanup` for {names}")
+    if cluster.tokens_per_node == 1:
+        site.report(f"{name} took half of one range: with one token a node shares are uneven")
+
+
+def decommission(site: Site, name: str, *, wipe: bool = False) -> None:
+    """Give what a node has to the others, and stop it for good.
+
+    Parameters
+    ----------
+    wipe : bool
+        Then remove what is on its disks; it is of no use any more.
+
+    Raises
+    ------
+    ClusterError
+        If the others could not keep all copies, one is away, or it does not work out.
+    """
+    cluster = site.cluster
+    node = cluster.node(name)
+    refuse_no_password(site)
+    with sole_operator(cluster):
+        refuse_if_away(site, members(site), why=_MOVES_ONE)
+        others = [other for other in members(site) if other != node]
+        _refuse_too_few(site, node)
+        site.report(f"{name}: gives its share to the others")
+        advice = (
+            f"Until it has left, {name} serves as before. `ndcass nodetool {name} netstats` shows "
+            "what moves; the command may be given again."
+        )
+        with step(site, node, then=advice):
+            nodetool.ask(site, node, "decommission", timeout_s=cluster.join_timeout_s)
+            site.report(f"{name}: left")
+        process.stop(node, timeout_s=cluster.stop_timeout_s)
+        site.report(f"{name}: stopped")
+        save_state(cluster, load_state(cluster).without_node(name))
+        with step(site, others[0], then=f"{name} is stopped and has no data that others lack."):
+            _await_seen(site, node, others, {None})
+        if wipe:
+            _wipe(site, node)
+            _remove(site, node.folder)
+    if cluster.tokens_per_node == 1:
+        site.report("with one token a node, its range went to a neighbour: shares are uneven now")
+    kept = "" if wipe else f"; what is in {node.folder} and its directories is of no use any more"
+    site.report(f"next: take {name} out of the description{kept}")
+
+
+def replace(site: Site, name: str, *, with_repair: bool = False) -> None:
+    """Wipe a node that is dead and let it fetch from the others what it had.
+
+    Parameters
+    ----------
+    with_repair : bool
+        Repair at the end. That is needed if it was away for longer than hints are kept, or took
+        writes with it that no other copy has.
+
+    Raises
+    ------
+    ClusterError
+        If it lives, another node is away, or it does not come back.
+    """
+    cluster = site.cluster
+    node = cluster.node(name)
+    refuse_no_password(site)
+    with sole_operator(cluster):
+        state = load_state(cluster)
+        if node not in members(site):
+            raise ClusterError(f"node {name} never took part: `ndcass cluster add-node` adds it")
+        others = [other for other in members(site) if other != node]
+        if not others:
+            raise ClusterError(f"node {name} is the only one: nobody has what it had")
+        if process.running(node) is not None:
+            raise ClusterError(
+                f"node {name} runs: stop it first (`ndcass cluster stop {name}`) if it is to go"
+            )
+        refuse_if_away(site, others, why=_MOVES_ONE)
+        site.report(f"{name}: waiting until the others know that it is down")
+        with step(site, node, then="Nothing was changed."):
+            _await_seen(site, node, others, {"DN"})
+        _wipe(site, node)
+        advice = f"It has nothing that could be lost: give the command again for {name}."
+        option = f"-Dcassandra.replace_address_first_boot={node.address}"
+        site.report(f"{name}: fetches from the others what it had")
+        _join(site, node, state, (option,), advice=advice, seen_by=[*others, node])
+        if with_repair:
+            maintenance.repair_all(site)
+    if not with_repair:
+        site.report(
+            f"next: `ndcass cluster repair`, if {name} was away for longer than hints are kept"
+        )
+
+
+def _join(
+    site: Site,
+    node: Node,
+    state: State,
+    options: tuple[str, ...],
+    *,
+    advice: str,
+    seen_by: list[Node],
+) -> None:
+    """Start a node that fetches data, and wait until everybody sees it and it answers."""
+    with step(site, node, then=advice):
+        if process.running(node) is not None:  # it was left behind when a command was interrupted
+            process.stop(node, timeout_s=site.cluster.stop_timeout_s)
+        join_node(site, node, [*joining_options(site, node), *options])
+        await_cql(site, node)
+        record = changed(state.nodes[node.name], has_joined=True)
+        save_state(site.cluster, state.with_node(node.name, record))
+        await_agreement(site, seen_by)
+
+
+def _refuse_known(state: State, node: Node) -> None:
+    record = state.nodes.get(node.name)
+    if record is None:
+        for path in full_directories(node):
+            raise ClusterError(
+                f"node {node.name} is new, but {path} holds data of somebody: empty it, or name "
+                "another"
+            )
+    elif record.has_joined:
+        raise ClusterError(f"node {node.name} takes part already")
+
+
+def _refuse_too_few(site: Site, node: Node) -> None:
+    """The nodes that stay can keep all copies of all keyspaces."""
+    if node not in members(site):
+        raise ClusterError(f"node {node.name} does not take part")
+    tier = site.cluster.tier_of(node)
+    staying = [other for other in members(site) if other in tier.nodes and other != node]
+    if not staying:
+        raise ClusterError(f"node {node.name} is the last of tier {tier.name}")
+    for keyspace, replicas in asyncio.run(maintenance.keyspaces_of(site)).items():
+        if replicas.get(tier.name, 0) > len(staying):
+            raise ClusterError(
+                f"keyspace {keyspace} has {replicas[tier.name]} copies in {tier.name}, and without "
+                f"{node.name} there would be {len(staying)} nodes"
+            )
+
+
+def _await_seen(site: Site, node: Node, others: list[Node], states: set[str | None]) -> None:
+    """Wait until all others see a node in one of some states; None: not at all."""
+    deadline = time.monotonic() + _SEEN_TIMEOUT_S
+    while True:
+        views = nodetool.views_from(site, others)
+        seen = {other.name: view.get(node.address) for other, view in views.items()}
+        if len(seen) == len(others) and set(seen.values()) <= states:
+            return
+        if time.monotonic() > deadline:
+            said = ", ".join(
+                f"{who} sees it {state or 'not at all'}" for who, state in seen.items()
+            )
+            raise ClusterError(f"the others do not agree about node {node.name}: {said}")
+        time.sleep(_POLL_S)
+
+
+def _wipe(site: Site, node: Node) -> None:
+    """Empty the directories of a node; they stay, since disks may be mounted there."""
+    if process.running(node) is not None:
+        raise ClusterError(f"node {node.name} runs")
+    for directory in node.directories:
+        for path in directory.iterdir() if directory.is_dir() else ():
+            _remove(site, path)
+        site.report(f"{node.name}: emptied {directory}")
+
+
+def _remove(site: Site, path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
