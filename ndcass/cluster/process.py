@@ -117,7 +117,7 @@ def start(
     log_offset = log.stat().st_size if log.exists() else 0
     command = [str(java), f"@{files_folder(node) / JVM_ARGUMENTS}", *options, MAIN_CLASS]
     output = str(node.folder / "logs" / OUTPUT_NAME)
-    writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     # In a session of its own it outlives this process and its terminal. And it is nobody's
     # `Popen`, which would complain that it still runs.
     pid = os.posix_spawn(
