@@ -41,7 +41,7 @@ CHANGE_TIMEOUT_S = 60.0
 LOCK_S = 120
 # How long another's turn is waited for.
 MOST_WAITED_S = 600
-_LOOK_AGAIN_S = 1.0
+_LOOK_AGAIN_S = 0.5
 # How often a change is tried whose answer gets lost.
 MOST_TRIES = 3
 
@@ -62,6 +62,7 @@ _CREATE_KEYSPACE = (
 )
 _REPLICATION = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s"
 _MADE_AT = "SELECT WRITETIME(durable_writes) FROM system_schema.keyspaces WHERE keyspace_name = %s"
+_VERSION = "SELECT schema_version FROM system.local"
 _TABLE = (
     "SELECT table_name FROM system_schema.tables"
     " WHERE keyspace_name = %s AND table_name = 'schema_versions'"
@@ -283,12 +284,7 @@ async def apply_schema(
     """
     for keyspace in keyspaces.of_roles(ROLES):
         await _make_keyspace(driver, keyspace, report)
-    meta = keyspaces.meta.name
-    if not await driver.run(_TABLE, (meta,)):
-        [[made_at]] = await driver.run(_MADE_AT, (meta,))
-        table_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{meta} {made_at} schema_versions")
-        cql = _CREATE_VERSIONS.format(name=meta, table_id=table_id)
-        await driver.run(cql, timeout_s=CHANGE_TIMEOUT_S)
+    await _make_versions(driver, keyspaces.meta.name)
     lock = _Lock(_tables(driver, keyspaces))
     await lock.take(report)
     try:
@@ -326,6 +322,30 @@ async def _make_keyspace(driver: Driver, keyspace: Keyspace, report: Callable[[s
             f"keyspace {keyspace.name} is in {', '.join(where)} and must be in "
             f"{keyspace.data_centre} alone, so that transactions and quorums meet"
         )
+
+
+async def _make_versions(driver: Driver, meta: str) -> None:
+    """Make the table that holds the lock, so without one."""
+    await _agreement(driver)  # on when the keyspace was made, by whomever
+    if not await driver.run(_TABLE, (meta,)):
+        [[made_at]] = await driver.run(_MADE_AT, (meta,))
+        table_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{meta} {made_at} schema_versions")
+        cql = _CREATE_VERSIONS.format(name=meta, table_id=table_id)
+        await driver.run(cql, timeout_s=CHANGE_TIMEOUT_S)
+    await _agreement(driver)  # for what one node knows another may not
+
+
+async def _agreement(driver: Driver) -> None:
+    """Wait until all nodes that are up have one schema, whoever changed it."""
+    give_up_at = asyncio.get_running_loop().time() + CHANGE_TIMEOUT_S
+    while True:
+        addresses = [host.address for host in driver.hosts() if host.is_up]
+        versions = {(await driver.run(_VERSION, address=a))[0] for a in addresses}
+        if len(versions) == 1:
+            return
+        if asyncio.get_running_loop().time() > give_up_at:
+            raise StoreTimeout("the nodes do not agree on the schema")
+        await asyncio.sleep(_LOOK_AGAIN_S)
 
 
 def _check_nodes(driver: Driver, keyspace: Keyspace) -> None:
