@@ -315,7 +315,7 @@ def _as_number(value: float) -> float:
     try:
         return float(value) + 0.0  # one zero of both
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 # -- shards

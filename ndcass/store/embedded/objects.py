@@ -217,7 +217,7 @@ def _indexable(value: str | float) -> str | float:
         try:
             return float(value)
         except OverflowError:
-            return math.copysign(math.inf, value)
+            return math.inf if value > 0 else -math.inf
     return value
 
 

@@ -242,3 +242,10 @@ async def test_a_query_for_what_is_no_text_or_number_is_refused(
 ) -> None:
     with pytest.raises(InvalidRequest, match="text or a number"):
         await objects.query(1, [Predicate("a", Comparison.EQUAL, value)], limit=9)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+async def test_a_number_beyond_all_floats_is_found(objects: EmbeddedObjects, value: int) -> None:
+    await objects.put(1, [StoredObject(1, {"a": value}), StoredObject(2, {"a": 2 * value})])
+
+    assert await objects.query(1, [Predicate("a", Comparison.EQUAL, value)], limit=9) == [1]
