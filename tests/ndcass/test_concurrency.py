@@ -11,6 +11,7 @@ from ndcass.concurrency import (
     ByteLimiter,
     GroupRunner,
     OneBehind,
+    SharedCall,
     bounded_map,
     one_ahead,
     run_cpu,
@@ -588,3 +589,88 @@ async def test_a_call_to_its_end_outlasts_the_cancellation_of_its_caller() -> No
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert steps == ["done"]
+
+
+# -- SharedCall
+
+
+class Question:
+    """Counts how often it is asked, and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.answers: list[asyncio.Future[int]] = []
+
+    async def __call__(self) -> int:
+        self.asked += 1
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return await self.answers[-1]
+
+
+async def test_askers_of_one_moment_share_a_call() -> None:
+    question = Question()
+    shared = SharedCall(question, limit=2)
+    askers = [asyncio.create_task(shared()) for _ in range(5)]
+    await settle()
+    assert question.asked == 1
+    question.answers[0].set_result(7)
+    assert await asyncio.gather(*askers) == [7] * 5
+
+
+async def test_a_call_that_has_begun_answers_nobody_who_asks_later() -> None:
+    question = Question()
+    shared = SharedCall(question, limit=2)
+    early = asyncio.create_task(shared())
+    await settle()
+    late = asyncio.create_task(shared())
+    await settle()
+    question.answers[0].set_result(1)
+    await settle()
+    assert not late.done()
+    question.answers[1].set_result(2)
+    assert (await early, await late) == (1, 2)
+
+
+async def test_calls_under_way_are_bounded_and_who_waits_shares_the_next() -> None:
+    question = Question()
+    shared = SharedCall(question, limit=1)
+    first = asyncio.create_task(shared())
+    await settle()
+    waiting = []
+    for _ in range(3):
+        waiting.append(asyncio.create_task(shared()))
+        await settle()
+    assert question.asked == 1
+    question.answers[0].set_result(1)
+    await settle()
+    assert question.asked == 2
+    question.answers[1].set_result(2)
+    assert [await first, *await asyncio.gather(*waiting)] == [1, 2, 2, 2]
+
+
+async def test_an_asker_that_is_cancelled_takes_the_answer_from_nobody() -> None:
+    question = Question()
+    shared = SharedCall(question, limit=1)
+    leaver, stayer = asyncio.create_task(shared()), asyncio.create_task(shared())
+    await settle()
+    leaver.cancel()
+    await settle()
+    question.answers[0].set_result(3)
+    assert await stayer == 3
+    with pytest.raises(asyncio.CancelledError):
+        await leaver
+
+
+async def test_a_failure_goes_to_all_who_asked_and_the_next_call_is_a_new_one() -> None:
+    question = Question()
+    shared = SharedCall(question, limit=1)
+    askers = [asyncio.create_task(shared()) for _ in range(2)]
+    await settle()
+    question.answers[0].set_exception(NotFound("no"))
+    for asker in askers:
+        with pytest.raises(NotFound):
+            await asker
+    again = asyncio.create_task(shared())
+    await settle()
+    question.answers[1].set_result(4)
+    assert await again == 4
