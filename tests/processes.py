@@ -27,6 +27,20 @@ _LIMITED = textwrap.dedent(
     sys.exit(main())
     """
 )
+# Shifts the wall clock of the process by what stands in a file at the moment. Its workers would
+# have the right one.
+_SHIFTED = textwrap.dedent(
+    """
+    import mmap, struct, sys, time
+    with open(sys.argv.pop(1), "rb") as file:
+        shift = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
+    right_ns = time.time_ns
+    time.time_ns = lambda: right_ns() + struct.unpack("<q", shift[:8])[0]
+    time.time = lambda: time.time_ns() / 1e9
+    from ndcass.cli.main import main
+    sys.exit(main())
+    """
+)
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 START_TIMEOUT_S = 60.0
@@ -45,25 +59,28 @@ class Gateway:
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         """Send a request with the admin's key."""
         headers = {"Authorization": f"Token {KEY}", **options.pop("headers", {})}
-        return requests.request(method, self.url + path, headers=headers, timeout=60, **options)
+        timeout_s = options.pop("timeout", 60)
+        return requests.request(
+            method, self.url + path, headers=headers, timeout=timeout_s, **options
+        )
 
     def create(self, path: str, **body: Any) -> None:
         """Make what the resource API has at a path; `Any` is what JSON can hold."""
         answer = self.request("POST", f"/nd/resource/{path}", json=body)
         assert answer.status_code == 201, answer.text
 
-    def create_channel(self, *, size_zyx: Sequence[int], **fields: Any) -> None:
-        """Dataset ``d``, project ``p``, token ``t`` and a channel ``c``."""
+    def create_channel(self, *, size_zyx: Sequence[int], token: str = "t", **fields: Any) -> None:
+        """A token that leads to a channel ``c``, with a dataset and a project of its own."""
         sizes = {f"{a}imagesize": n for a, n in zip("zyx", size_zyx, strict=True)}
         channel = {"channel_type": "timeseries", "channel_datatype": "uint8", **fields}
         bodies: dict[str, dict[str, Any]] = {
-            "dataset/d/": {"dataset_name": "d", "zvoxelres": 10.0, **sizes},
-            "dataset/d/project/p/": {"project_name": "p"},
-            "dataset/d/project/p/channel/c/": {"channel_name": "c", **channel},
-            "dataset/d/project/p/token/t/": {"token_name": "t"},
+            "": {"dataset_name": f"{token}d", "zvoxelres": 10.0, **sizes},
+            f"project/{token}p/": {"project_name": f"{token}p"},
+            f"project/{token}p/channel/c/": {"channel_name": "c", **channel},
+            f"project/{token}p/token/{token}/": {"token_name": token},
         }
         for path, body in bodies.items():
-            self.create(path, **body)
+            self.create(f"dataset/{token}d/{path}", **body)
 
     @property
     def port(self) -> int:
@@ -99,22 +116,29 @@ StartGateway = Callable[..., Gateway]
 def gateway(
     folder: Path,
     *options: str,
+    conf: Path | None = None,
     workers: int = 1,
     file_limit_bytes: int | None = None,
+    clock_shift: Path | None = None,
     port: int | None = None,
     output: Path | None = None,
     admin_key: str | None = KEY,
 ) -> Iterator[Gateway]:
     """Start ``ndcass serve`` on a folder, by default on a free port, and end it.
 
-    What it prints goes to the file `output`; a pipe would be full one day and stop it.
+    What it prints goes to the file `output`; a pipe would be full one day and stop it. A gateway of
+    one worker whose clock is wrong has a file `clock_shift`, see `shift_clock`.
     """
     port = port or free_port()
     launcher = ["-m", "ndcass.cli.main"]
     if file_limit_bytes is not None:
         launcher = ["-c", _LIMITED, str(file_limit_bytes)]
+    if clock_shift is not None:
+        launcher = ["-c", _SHIFTED, str(clock_shift)]
     command = [sys.executable, *launcher, "serve", "--data", str(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers), *options]
+    if conf is not None:
+        command += ["--conf", str(conf)]
     secrets = {"NDCASS_ADMIN_TOKEN": admin_key} if admin_key is not None else {}
     with open(output or os.devnull, "wb") as file:
         process = subprocess.Popen(
@@ -132,6 +156,15 @@ def gateway(
         running.stop()
 
 
+def shift_clock(file: Path, shift_ms: int) -> None:
+    """Make the clock of the gateway that has this file so much ahead of (or behind) the right one.
+
+    Takes effect at once; the file has to be there before the gateway starts.
+    """
+    with open(file, "r+b" if file.exists() else "wb", buffering=0) as shift:
+        shift.write((shift_ms * 1_000_000).to_bytes(8, "little", signed=True))
+
+
 def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -139,7 +172,7 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
         try:
             if requests.get(f"{url}/readyz", timeout=5).status_code == 200:
                 return
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             time.sleep(0.1)
     raise AssertionError(f"the gateway was not ready within {START_TIMEOUT_S} s")
 
