@@ -72,6 +72,10 @@ class Tables:
 
     async def write_together(self, entries: Sequence[Entry]) -> None:
         """Idempotent changes of one partition: all or none of them, and seen together."""
+        if len(entries) == 1:  # which is cheaper without a batch around it
+            [(cql, values)] = entries
+            await self.write(cql, *values)
+            return
         bound = [(await self._prepared(cql), values) for cql, values in entries]
         await self._driver.execute_batch(bound, consistency=Consistency.LOCAL_QUORUM)
 

@@ -172,6 +172,24 @@ async def test_pages_of_hits_are_all_looked_at(
     assert list(await objects.query(CHANNEL, [late], limit=99)) == list(range(21, 30))
 
 
+async def test_the_index_is_asked_for_the_rarest_value(
+    objects: CassandraObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [StoredObject(n, {"type": 1, "author": f"a{n % 50}"}) for n in range(1, 151)]
+    await objects.put(CHANNEL, many)
+    read: list[int] = []
+    checked = objects._checked
+
+    async def counting(channel_id: int, page: Any, *rest: Any) -> list[int]:
+        read.append(len(page))
+        return await checked(channel_id, page, *rest)
+
+    monkeypatch.setattr(objects, "_checked", counting)
+    predicates = [_equal("type", 1), _equal("author", "a7")]
+    assert list(await objects.query(CHANNEL, predicates, limit=9)) == [7, 57, 107]
+    assert sum(read) == 3
+
+
 NUMBERS: list[Any] = [
     *(0, -0.0, 1, 1.0, True, False, -5, 0.1, 1e300, -1e300),
     *((1 << 53) - 1, 1 << 53, (1 << 53) + 1, MAX_OBJECT_ID, MAX_OBJECT_ID - 1, 10**400, -(10**400)),
