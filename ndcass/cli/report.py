@@ -17,22 +17,26 @@ def print_result(args: argparse.Namespace, result: Mapping[str, Any], text: str)
 class Progress:
     """A bar on standard error with rate and time left; silent where that is no terminal.
 
-    Threads may share it.
+    It counts bytes, if no other unit is named. Threads may share it.
     """
 
-    def __init__(self, what: str, total_bytes: int | None, *, quiet: bool) -> None:
+    def __init__(self, what: str, total: int | None, *, quiet: bool, unit: str = "B") -> None:
         self._bar = tqdm.tqdm(
             desc=what,
-            total=total_bytes,
-            unit="B",
-            unit_scale=True,
+            total=total,
+            unit=unit,
+            unit_scale=unit == "B",
             unit_divisor=1024,
             disable=True if quiet else None,
         )
 
-    def add(self, size_bytes: int) -> None:
+    def add(self, count: int) -> None:
         """So much more is done."""
-        self._bar.update(size_bytes)
+        self._bar.update(count)
+
+    def of(self, total: int) -> None:
+        """How much there is has become known, or has changed."""
+        self._bar.total = total or None
 
     def skip(self, size_bytes: int) -> None:
         """So much was done before; it does not count for the rate."""

@@ -5,9 +5,7 @@ import itertools
 import json
 import signal
 import sys
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,9 @@ from hypothesis import strategies as st
 from ndcass.errors import CorruptValue, StoreError, StoreUnavailable, TransactionUnknown
 from ndcass.merge import WriteOp, apply
 from ndcass.store.cassandra import buckets, fold
-from ndcass.store.cassandra.driver import ConnectSettings, Driver, TransactionResult
+from ndcass.store.cassandra.driver import Driver, TransactionResult
 from ndcass.store.cassandra.fold import settled_after_ms
+from ndcass.store.cassandra.pointers import Move
 from ndcass.store.cassandra.rows import (
     POINTER_ID,
     Bucket,
@@ -29,8 +28,7 @@ from ndcass.store.cassandra.rows import (
     pack_header,
     timestamp_us,
 )
-from ndcass.store.cassandra.schema import Keyspace, Keyspaces, apply_schema
-from ndcass.store.cassandra.tiers import Tier, Tiers, Windows
+from ndcass.store.cassandra.tiers import Tiers, Windows
 from ndcass.store.clock import WriteClock, wall_clock_ms
 from tests.cassandra_nodes import CassandraNodes
 from tests.folding import DTYPE, SHAPE, Volume, labels, open_volume, read, same, write
@@ -56,38 +54,6 @@ class Stopped(BaseException):
     """The folder ends here, as if it were killed."""
 
 
-@pytest.fixture(scope="module")
-def two_keyspaces(keyspaces: Keyspaces, cassandra_settings: ConnectSettings) -> Iterator[Tiers]:
-    """A tier for writes beside the keyspace that all tests share, as its archive."""
-    centre = keyspaces.archive.data_centre
-    ingest = Keyspace(f"test_{uuid.uuid4().hex[:12]}", centre, 3)
-
-    async def make() -> None:
-        driver = await Driver.connect(cassandra_settings)
-        await apply_schema(driver, replace(keyspaces, ingest=ingest))
-        await driver.close()
-
-    async def drop() -> None:
-        driver = await Driver.connect(cassandra_settings)
-        await driver.run(f"DROP KEYSPACE IF EXISTS {ingest.name}")
-        await driver.close()
-
-    asyncio.run(make())
-    yield Tiers(Tier(ingest.name, centre), Tier(keyspaces.archive.name, centre))
-    asyncio.run(drop())
-
-
-@pytest.fixture
-def one_tier(keyspaces: Keyspaces) -> Tiers:
-    tier = Tier(keyspaces.archive.name, keyspaces.archive.data_centre)
-    return Tiers(tier, tier)
-
-
-@pytest.fixture(params=["one tier", "two tiers"])
-def tiers(request: pytest.FixtureRequest, one_tier: Tiers, two_keyspaces: Tiers) -> Tiers:
-    return one_tier if request.param == "one tier" else two_keyspaces
-
-
 @pytest.fixture
 async def volume(driver: Driver, tiers: Tiers) -> Volume:
     """A channel that nobody used before."""
@@ -110,7 +76,7 @@ async def written_often(
     rng = np.random.default_rng(volume.channel_id)
     for _ in range(times):
         for morton in mortons:
-            op = WriteOp(rng.integers(1, 7))
+            op = WriteOp(int(rng.integers(1, 7)))
             await volume.write(morton, labels(rng), op)
 
 
@@ -275,13 +241,13 @@ async def before_its_move(volume: Volume, happens: Callable[[], Any]) -> None:
     """Have something happen after a folder wrote its bases and before its pointers move."""
     pointers = volume.folding.folder._pointers
     move = pointers.move
-    done = []
+    done: list[int] = []
 
-    async def late(*args: Any) -> bool:
+    async def late(bucket: Bucket, moves: Sequence[Move]) -> bool:
         if not done:
             done.append(1)
             await happens()
-        return await move(*args)
+        return await move(bucket, moves)
 
     pointers.move = late  # type: ignore[method-assign]  # a pause where the process would have one
 
@@ -445,9 +411,9 @@ async def test_a_damaged_write_is_not_folded_and_the_others_are(volume: Volume) 
 
 
 async def test_the_archive_must_return_what_was_written_before_a_pointer_moves(
-    driver: Driver, two_keyspaces: Tiers, monkeypatch: pytest.MonkeyPatch
+    driver: Driver, two_tiers: Tiers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    volume = await open_volume(driver, two_keyspaces, next(_channel_ids))
+    volume = await open_volume(driver, two_tiers, next(_channel_ids))
     await written_often(volume, mortons=[0])
     volume.clock.pass_windows()
     merged = fold._merged

@@ -1,0 +1,201 @@
+"""``ndcass fold`` and ``ndcass drain``: many writes become few rows; then what is where is said."""
+
+import argparse
+import asyncio
+import dataclasses
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ndcass.cli import arguments
+from ndcass.cli.arguments import Target
+from ndcass.cli.failure import CommandFailed, WrongCall
+from ndcass.cli.report import Progress, print_result
+from ndcass.cli.store import add_conf, existing_store
+from ndcass.concurrency import both
+from ndcass.config import load
+from ndcass.jobs.fold import fold_channel, folding_of
+from ndcass.jobs.runner import run_jobs
+from ndcass.model import Channel
+from ndcass.store.base import Job, JobState, Stores
+from ndcass.store.folding import FOLD_JOB, Amount, Whereabouts
+
+POLL_S = 0.5
+# The longest that ``--wait`` sleeps before it looks again.
+LONGEST_WAIT_S = 5.0
+MIB = 1 << 20
+
+_OPEN = (JobState.PENDING, JobState.STARTED)
+
+
+def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the commands."""
+    fold = groups.add_parser(
+        "fold",
+        help="fold the cuboids of a channel that have many writes",
+        description="Merge the writes of cuboids that have more than a few into one row each. "
+        "Readers and writers notice nothing. A gateway does so by itself.",
+    )
+    drain = groups.add_parser(
+        "drain",
+        help="move all writes of a channel to the archive",
+        description="Fold every cuboid of a channel, whatever its number of writes: with two tiers "
+        "all of it is in the archive then. What was written within the write window is left.",
+    )
+    for parser, is_drain in ((fold, False), (drain, True)):
+        parser.add_argument("channels", nargs="*", metavar="PROJECT/CHANNEL", type=arguments.target)
+        parser.add_argument("--all", action="store_true", help="every channel of the store")
+        add_conf(parser)
+        parser.add_argument(
+            "--wait",
+            action="store_true",
+            help="go on until nothing is left to fold and to sweep, which takes the windows of the "
+            "settings; for ever if somebody writes all the time",
+        )
+        parser.add_argument("--quiet", action="store_true", help="no progress bar")
+        arguments.add_json(parser)
+        parser.set_defaults(run=run, drain=is_drain)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command."""
+    if args.all == bool(args.channels):
+        raise WrongCall("name channels as PROJECT/CHANNEL, or --all of them")
+    asyncio.run(_run(args))
+    return 0
+
+
+async def _run(args: argparse.Namespace) -> None:
+    async with existing_store(load(args.conf, os.environ)) as stores:
+        folding_of(stores)  # refused at once
+        channels = await _channels(stores, args.channels)
+        results: list[dict[str, Any]] = []  # as JSON has it
+        for channel in channels:
+            job, where = await _fold(stores, channel, args)
+            if args.wait:
+                job, where = await _wait(stores, channel, args, job, where)
+            name = f"{channel.project}/{channel.name}"
+            results.append(_result(name, job, where))
+            if not args.json:
+                print(statement(name, where))
+    if args.json:
+        print_result(args, {"channels": results}, "")
+
+
+async def _channels(stores: Stores, named: Sequence[Target]) -> list[Channel]:
+    """Those that were named, or all, before anything is done to one of them."""
+    if named:
+        return [await stores.catalog.channel(target.token, target.channel) for target in named]
+    return [
+        channel
+        for project in await stores.catalog.projects()
+        for channel in await stores.catalog.channels(project.name)
+    ]
+
+
+async def _fold(
+    stores: Stores, channel: Channel, args: argparse.Namespace
+) -> tuple[Job, Whereabouts]:
+    """Have a job done, here or by whichever gateway takes it first."""
+    job = await _job(stores, channel.id, drain=args.drain)
+    stop = asyncio.Event()
+    work = run_jobs(
+        stores,
+        {FOLD_JOB: fold_channel},
+        owner=f"{socket.gethostname()}-{os.getpid()}-cli",
+        stop=stop,
+        poll_s=POLL_S,
+    )
+    _, job = await both(work, _watch(stores, job, channel, args, stop))
+    if job.state is not JobState.SUCCESS:
+        reason = job.error or "it was cancelled"
+        raise CommandFailed(f"{channel.project}/{channel.name}: {reason}")
+    return job, await folding_of(stores).whereabouts(channel.id)
+
+
+async def _job(stores: Stores, channel_id: int, *, drain: bool) -> Job:
+    """One that nobody has finished, which then goes on where it was; else a new one."""
+    for job in await stores.jobs.jobs(channel_id=channel_id):
+        if job.kind == FOLD_JOB and job.state in _OPEN and bool(job.detail.get("drain")) == drain:
+            return job
+    return await stores.jobs.submit(FOLD_JOB, channel_id, {"drain": drain})
+
+
+async def _watch(
+    stores: Stores, job: Job, channel: Channel, args: argparse.Namespace, stop: asyncio.Event
+) -> Job:
+    """Show how far a job is until it has ended."""
+    what = f"{'drain' if args.drain else 'fold'} {channel.project}/{channel.name}"
+    shown = 0
+    try:
+        with Progress(what, job.total_units or None, quiet=args.quiet, unit=" buckets") as progress:
+            while True:
+                job = await stores.jobs.job(job.id)
+                progress.of(job.total_units)
+                progress.add(job.done_units - shown)
+                shown = job.done_units
+                if job.state not in _OPEN:
+                    return job
+                await asyncio.sleep(POLL_S)
+    finally:
+        stop.set()
+
+
+async def _wait(
+    stores: Stores, channel: Channel, args: argparse.Namespace, job: Job, where: Whereabouts
+) -> tuple[Job, Whereabouts]:
+    """Go on until nothing is left that this command would do."""
+    folding = folding_of(stores)
+    while where.to_sweep.rows or (args.drain and where.unfolded.rows):
+        dues = [due for due in (where.foldable_from_s, where.sweep_from_s) if due]
+        wait_s = min(dues, default=0.0) - time.time()
+        await asyncio.sleep(min(max(wait_s, POLL_S), LONGEST_WAIT_S))
+        await folding.step()
+        if args.drain and where.unfolded.rows and where.foldable_from_s <= time.time():
+            job, where = await _fold(stores, channel, args)
+        else:
+            where = await folding.whereabouts(channel.id)
+    return job, where
+
+
+# -- what is said at the end
+
+
+def statement(name: str, where: Whereabouts) -> str:
+    """What of a channel is where, for people."""
+    lines = [f"{name}:"]
+    labels = (
+        ("in ingest, not drained yet", "in the archive", "drained, still to be swept")
+        if where.has_tiers
+        else ("writes not folded", "folded", "folded, still to be swept")
+    )
+    dues = (
+        _due("can be drained" if where.has_tiers else "can be folded", where.foldable_from_s),
+        "",
+        _due("can be swept", where.sweep_from_s),
+    )
+    for label, amount, due in zip(
+        labels, (where.unfolded, where.folded, where.to_sweep), dues, strict=True
+    ):
+        lines.append(f"  {label + ':':<29}{_amount(amount)}{due}")
+    return "\n".join(lines)
+
+
+def _amount(amount: Amount) -> str:
+    return f"{amount.cuboids} cuboids, {amount.rows} rows, {amount.size_bytes / MIB:.1f} MiB"
+
+
+def _due(what: str, from_s: float) -> str:
+    if not from_s:
+        return ""
+    if from_s <= time.time():
+        return f"; {what} now"
+    return f"; {what} from {time.strftime('%H:%M:%S', time.localtime(from_s))} on"
+
+
+def _result(name: str, job: Job, where: Whereabouts) -> dict[str, Any]:
+    """The same for programs; `Any` is what JSON can hold."""
+    done = {key: job.detail.get(key, 0) for key in ("cuboids", "rows", "size_bytes")}
+    return {"channel": name, "job": job.id, "done": done, "where": dataclasses.asdict(where)}
