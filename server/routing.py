@@ -90,12 +90,15 @@ class Route:
     challenge: bool = False
     refuses: bool = False
     changes: bool = False
+    methods: tuple[str, ...] = field(init=False, repr=False)  # all that it answers to
     patterns: tuple[tuple[str, re.Pattern[str]], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         templates = (self.template, *self.aliases)
         patterns = tuple((_word(template), _compiled(template)) for template in templates)
         object.__setattr__(self, "patterns", patterns)
+        reads = self.method == "GET" and not self.changes
+        object.__setattr__(self, "methods", ("GET", "HEAD") if reads else (self.method,))
 
     def expanded(self) -> Iterator[tuple[str, str]]:
         """Each path of the template without choices and options, with its service word."""
@@ -190,10 +193,10 @@ class Router:
             found = pattern.fullmatch(path)
             if found is None:
                 continue
-            if route.method == wanted and method in _methods(route):
+            if route.method == wanted and method in route.methods:
                 return route, _match(found)
             if not route.refuses:
-                allowed += [m for m in _methods(route) if m not in allowed]
+                allowed += [m for m in route.methods if m not in allowed]
         if allowed:
             raise MethodNotAllowed(method, [*allowed, "OPTIONS"])
         raise NotFound(f"no route fits {path[:SHOWN_CHARACTERS]!r}; /openapi.json lists them")
@@ -203,7 +206,7 @@ class Router:
         found: list[str] = []
         for pattern, route in self._candidates(path):
             if not route.refuses and pattern.fullmatch(path):
-                found += [method for method in _methods(route) if method not in found]
+                found += [method for method in route.methods if method not in found]
         return [*found, "OPTIONS"] if found else []
 
     def _candidates(self, path: str) -> Sequence[tuple[re.Pattern[str], Route]]:
@@ -219,19 +222,11 @@ def plane_of(path: str) -> Plane:
     return PLANES.get(path[1:].partition("/")[0], Plane.OWN)
 
 
-def _methods(route: Route) -> tuple[str, ...]:
-    return ("GET", "HEAD") if route.method == "GET" and not route.changes else (route.method,)
-
-
 def _match(found: re.Match[str]) -> Match:
     names = found.groupdict()
     channels = names.pop("channels", None)
-    if channels is not None and "" in channels.split(","):
+    listed = tuple(channels.split(",")) if channels is not None else None
+    if listed is not None and "" in listed:
         raise InvalidRequest(f"the list of channels {channels[:80]!r} has an empty name in it")
-    return Match(
-        token=names.pop("token", ""),
-        channels=tuple(channels.split(",")) if channels is not None else None,
-        service=names.pop("service", ""),
-        tail=names.pop("tail", ""),
-        names=names,
-    )
+    take = names.pop
+    return Match(take("token", ""), listed, take("service", ""), take("tail", ""), names)

@@ -94,8 +94,8 @@ def parse_volume(tail: str) -> VolumeParams:
         raise InvalidRequest(
             f"{tail[:200]!r} is no box: level/x0,x1/y0,y1/z0,z1 with unsigned numbers"
         )
-    level, x0, x1, y0, y1, z0, z1 = map(int, match.groups()[:7])
-    rest = match[8]
+    *numbers, rest = match.groups()
+    level, x0, x1, y0, y1, z0, z1 = map(int, numbers)
     time = _TIME_RANGE.match(rest)
     times = (_timestep(time[1]), _timestep(time[2])) if time else None
     return _params(level, Box((z0, y0, x0), (z1, y1, x1)), times, rest)
@@ -135,6 +135,8 @@ def parse_plane(plane: str, tail: str) -> VolumeParams:
 
 
 def _timestep(digits: str) -> int:
+    if len(digits) < _TIMESTEP_DIGITS:
+        return int(digits)
     significant = digits.lstrip("0") or "0"
     if len(significant) > _TIMESTEP_DIGITS or int(significant) > MAX_TIMESTEP:
         raise InvalidRequest(f"timestep {significant[:40]} is beyond {MAX_TIMESTEP}")

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,6 @@ from ndcass.volume import (
     BodyWriter,
     CutoutWriter,
     Place,
-    Slab,
     check_writable,
     cutout_writer,
     plan_answer,
@@ -74,8 +73,7 @@ _HDF5 = "hdf5"
 Voxels = npt.NDArray[Any]  # which type is only known at run time
 
 
-@dataclass(frozen=True, slots=True)
-class Cutout:
+class Cutout(NamedTuple):
     """A request for a box, resolved: what is read or written of which channels."""
 
     names: tuple[str, ...]  # as in the URL
@@ -83,7 +81,7 @@ class Cutout:
     params: VolumeParams
     level: Level
     box: Box  # stored
-    times: tuple[int | None, ...]
+    times: Sequence[int | None]
 
     @property
     def first(self) -> Channel:
@@ -122,28 +120,22 @@ def resolve(view: TokenView, names: Sequence[str] | None, params: VolumeParams) 
     InvalidRequest
         If the time range is empty.
     """
-    names = tuple(names or ("default",))
-    _check_volumes(len(names))
-    level = view.dataset.level(params.level)
+    names = tuple(names) if names else ("default",)
+    level = view.level(params.level)
     neariso = params.neariso
-    places = tuple(
+    places = [
         None if index and name == ZERO_CHANNEL else Place(_channel(view, name), level, neariso)
         for index, name in enumerate(names)
-    )
+    ]
     box = level.stored_box(params.box, neariso=neariso)
-    times: tuple[int | None, ...] = (None,)
-    if params.times is not None:
-        start, stop = params.times
-        if start >= stop:
-            raise InvalidRequest(f"time range {start},{stop} is empty or inverted")
-        _check_volumes((stop - start) * len(places))
-        times = tuple(range(start, stop))
-    return Cutout(names, places, params, level, box, times)
-
-
-def _check_volumes(asked: int) -> None:
-    if asked > MAX_VOLUMES:
-        raise TooLarge("channels times timesteps", asked=asked, limit=MAX_VOLUMES, unit="volumes")
+    start, stop = params.times or (0, 1)
+    if start >= stop:
+        raise InvalidRequest(f"time range {start},{stop} is empty or inverted")
+    volumes = (stop - start) * len(names)
+    if volumes > MAX_VOLUMES:
+        raise TooLarge("channels times timesteps", asked=volumes, limit=MAX_VOLUMES, unit="volumes")
+    times = range(start, stop) if params.times is not None else (None,)
+    return Cutout(names, tuple(places), params, level, box, times)
 
 
 def _channel(view: TokenView, name: str) -> Channel:
@@ -185,21 +177,25 @@ def _is_small(request: web.Request, match: Match, cutout: Cutout) -> bool:
         and params.filter_ids is None
         and cutout.box.voxels * cutout.first.dtype.itemsize <= INLINE_BYTES
         and request.method == "GET"
-        and not request.query_string
+        and "?" not in request.raw_path
     )
 
 
 async def _send_small(request: web.Request, match: Match, cutout: Cutout) -> VoxelResponse:
     """A small answer in one piece, which spares it the machinery of a stream."""
     (place,), (t,) = cutout.places, cutout.times
-    channel = cutout.first
-    slab = Slab(place, channel.starttime if t is None else t, cutout.box)
+    assert place is not None  # resolve() refuses a zero channel in first place
+    channel = place.channel
     voxels = await read_small(
-        request.app[STORES].cuboids, slab, dtype=channel.dtype, usage=exchange_of(request).usage
+        request.app[STORES].cuboids,
+        place,
+        channel.starttime if t is None else t,
+        cutout.box,
+        usage=exchange_of(request).usage,
     )
     headers = _headers(match, cutout, "raw") | _raw_headers(cutout.shape, channel.dtype)
     headers["Content-Type"] = RawEncoder.content_type
-    return VoxelResponse(as_voxels(voxels), headers)
+    return VoxelResponse(voxels, headers)
 
 
 def _raw_headers(shape: Sequence[int], dtype: np.dtype[Any]) -> dict[str, str]:
