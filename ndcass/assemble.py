@@ -3,7 +3,7 @@
 A voxel is copied once on its way out: from the stored payload into the answer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,10 @@ from ndcass.merge import Cuboid, CuboidRow, Exceptions, WriteOp, merge_rows
 from ndcass.plan import Part
 
 # What was read of one cuboid: its share of a box, its address, its rows in order, and the box.
-Found = tuple[Part, tuple[int, ...], tuple[CuboidRow, ...], npt.NDArray[Any]]
+Found = tuple[Part, tuple[int, ...], Sequence[CuboidRow], npt.NDArray[Any]]
+
+# A tuple, for the first is nearly always the one, and identity is quicker than a hash.
+_PAINTING = (WriteOp.BASE, WriteOp.REPLACE, WriteOp.MERGE, WriteOp.PRESERVE, WriteOp.EXCEPTION)
 
 
 def assemble(found: Iterable[Found], *, cuboid_zyx: Zyx) -> None:
@@ -35,53 +38,41 @@ def assemble(found: Iterable[Found], *, cuboid_zyx: Zyx) -> None:
         Naming the cuboid, if a payload does not fit its checksum. `out` is then not to be used.
     """
     for part, address, rows, out in found:
-        copy_part(part, address, rows, out, cuboid_zyx=cuboid_zyx)
+        target = out[part.target]
+        first = rows[0]
+        if len(rows) > 1 or not _covers(first, cuboid_zyx):
+            cuboid = merged(address, rows, cuboid_zyx=cuboid_zyx, dtype=out.dtype)
+            target[...] = cuboid.voxels[part.source]
+            continue
+        try:
+            codec.decode_into(
+                first.payload,
+                part.source,
+                target,
+                identity=_identity(address, first),
+                header=first.header,
+            )
+        except CorruptValue as error:
+            raise CorruptValue(f"{address}: {error}") from error
 
 
-def copy_part(
-    part: Part,
-    address: tuple[int, ...],
-    rows: tuple[CuboidRow, ...],
-    out: npt.NDArray[Any],
-    *,
-    cuboid_zyx: Zyx,
-) -> None:
-    """One cuboid's share of a box; see `assemble`."""
-    target = out[part.target]
-    first = rows[0]
-    if len(rows) > 1 or not _covers(first, cuboid_zyx):
-        cuboid = merged(address, rows, cuboid_zyx=cuboid_zyx, dtype=out.dtype)
-        target[...] = cuboid.voxels[part.source]
-        return
-    try:
-        codec.decode_into(
-            first.payload,
-            part.source,
-            target,
-            identity=_identity(address, first),
-            header=first.header,
-        )
-    except CorruptValue as error:
-        raise CorruptValue(f"{address}: {error}") from error
-
-
-def view_part(
-    part: Part,
+def planes_as_stored(
     address: tuple[int, ...],
     row: CuboidRow,
+    start: int,
+    stop: int,
     *,
     dtype: np.dtype[Any],
     cuboid_zyx: Zyx,
-) -> npt.NDArray[Any] | None:
-    """Whole planes of a cuboid as they are stored, checked; None where they need work first."""
+) -> memoryview | None:
+    """The bytes of planes [start, stop) of a cuboid, checked; None where they need work first."""
     if not _covers(row, cuboid_zyx):
         return None
-    planes = part.source[0]
     try:
-        return codec.view_planes(
+        return codec.raw_planes(
             row.payload,
-            planes.start,
-            planes.stop,
+            start,
+            stop,
             dtype=dtype,
             identity=_identity(address, row),
             header=row.header,
@@ -122,10 +113,4 @@ def _identity(address: tuple[int, ...], row: CuboidRow) -> bytes:
 
 def _covers(row: CuboidRow, cuboid_zyx: Zyx) -> bool:
     """Whether a row alone says what every voxel of its cuboid is."""
-    return row.shape_zyx == cuboid_zyx and row.op in (
-        WriteOp.BASE,
-        WriteOp.REPLACE,
-        WriteOp.MERGE,
-        WriteOp.PRESERVE,
-        WriteOp.EXCEPTION,
-    )
+    return row.op in _PAINTING and row.shape_zyx == cuboid_zyx

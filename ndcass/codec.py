@@ -67,7 +67,11 @@ _BITS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
 
 class Header(NamedTuple):
-    """The fixed part of a payload, checked."""
+    """The fixed part of a payload, checked.
+
+    `voxels` are those of a raw payload as they lie, not checked: whoever keeps a header spares
+    every read of it to find them again. None where they are packed.
+    """
 
     format: int
     dtype: np.dtype[Any]  # only known at run time
@@ -76,6 +80,8 @@ class Header(NamedTuple):
     blocks: int
     body_at: int  # where the blocks begin
     body_crc: int
+    plane_bytes: int
+    voxels: Voxels | None
     exception_count: int
     exception_bytes: int
     exception_crc: int
@@ -173,18 +179,23 @@ def read_header(payload: Buffer, *, identity: bytes) -> Header:
     """
     if len(payload) < _CONSTANT_SIZE:
         raise CorruptValue(f"a payload of {len(payload)} bytes is too short")
-    fmt, code, z, y, x, planes, _, blocks, crc, *rest = _HEADER.unpack_from(payload)
+    fmt, code, z, y, x, planes, _, blocks, crc, body_crc, *tail = _HEADER.unpack_from(payload)
     dtype = _DTYPE_OF.get(code)
     if fmt not in (CONSTANT, RAW, LZ4, ZSTD) or dtype is None or planes == 0:
         raise CorruptValue(f"unknown format {fmt} or voxel type {code}")
     end = _CONSTANT_SIZE if fmt == CONSTANT else _aligned(_TABLE_AT + 8 * blocks)
-    header = Header(fmt, dtype, (z, y, x), planes, blocks, end, *rest)
     if len(payload) < end:
         raise CorruptValue(f"a payload of {len(payload)} bytes ends in its header")
     front = bytes(payload[:end])
     if checksum(front[_CRC_AT + 4 :], checksum(identity + front[:_CRC_AT])) != crc:
         raise CorruptValue("the header does not fit its checksum")
-    return header
+    shape_zyx, plane_bytes = (z, y, x), y * x * dtype.itemsize
+    voxels = None
+    if fmt == RAW:
+        if len(payload) < end + z * plane_bytes:
+            raise CorruptValue(f"a payload of {len(payload)} bytes ends in its voxels")
+        voxels = np.ndarray(shape_zyx, dtype, payload, end)
+    return Header(fmt, dtype, shape_zyx, planes, blocks, end, body_crc, plane_bytes, voxels, *tail)
 
 
 def decode(
@@ -209,8 +220,9 @@ def decode(
     size = header.body_at + _body_bytes(view, header) + header.exception_bytes
     if len(payload) != size:
         raise CorruptValue(f"a payload of {len(payload)} bytes should have {size}")
-    if header.format == RAW:
-        voxels: Voxels = _checked_raw(view, header)
+    if header.voxels is not None:
+        _check_raw(view, header, 0, header.shape_zyx[0])
+        voxels = header.voxels
     else:
         voxels = np.empty(header.shape_zyx, dtype=header.dtype)
         _decode_planes(view, header, 0, header.shape_zyx[0], voxels)
@@ -252,10 +264,9 @@ def decode_into(
     if y.stop > height or x.stop > width:
         raise CorruptValue(f"the stored cuboid is only {header.shape_zyx} voxels")
     view = memoryview(payload)
-    if header.format == RAW:
-        whole = last - first == depth
-        planes = _checked_raw(view, header) if whole else _checked_planes(view, header, first, last)
-        target[...] = planes[:, y, x]
+    if header.voxels is not None:
+        _check_raw(view, header, first, last)
+        target[...] = header.voxels[source]
         return
     if header.format == CONSTANT:
         target[...] = _constant(view, header)
@@ -267,7 +278,7 @@ def decode_into(
     target[...] = planes[first - block_first : last - block_first, y, x]
 
 
-def view_planes(
+def raw_planes(
     payload: Buffer,
     start: int,
     stop: int,
@@ -275,8 +286,8 @@ def view_planes(
     dtype: np.dtype[Any],
     identity: bytes,
     header: Header | None = None,
-) -> Voxels | None:
-    """Whole planes [start, stop) of a raw payload as they lie, checked; None if it is not raw.
+) -> memoryview | None:
+    """The bytes of planes [start, stop) of a raw payload as they lie; None if it is not raw.
 
     Raises
     ------
@@ -285,13 +296,13 @@ def view_planes(
     """
     if header is None:
         header = read_header(payload, identity=identity)
-    if header.format != RAW:
+    if header.voxels is None:
         return None
     _check_fits(header, dtype, stop)
     view = memoryview(payload)
-    if stop - start == header.shape_zyx[0]:
-        return _checked_raw(view, header)
-    return _checked_planes(view, header, start, stop)
+    _check_raw(view, header, start, stop)
+    plane_bytes = header.plane_bytes
+    return view[header.body_at + start * plane_bytes : header.body_at + stop * plane_bytes]
 
 
 def _check_fits(header: Header, dtype: np.dtype[Any], planes: int) -> None:
@@ -347,16 +358,16 @@ def _decode_planes(view: memoryview, header: Header, first: int, last: int, out:
         return
     sizes_and_crcs = _table(view, header)
     at = header.body_at
-    row_bytes = header.shape_zyx[1] * header.shape_zyx[2] * header.dtype.itemsize
+    plane_bytes = header.plane_bytes
     into = out.data.cast("B")
     for index, (size, crc) in enumerate(sizes_and_crcs):
         plane = index * header.planes
         if first <= plane < last:
             block = _checked_block(view, at, size, crc, index)
             planes = min(header.planes, header.shape_zyx[0] - plane)
-            start = (plane - first) * row_bytes
-            into[start : start + planes * row_bytes] = _decompress(
-                block, header.format, planes * row_bytes
+            start = (plane - first) * plane_bytes
+            into[start : start + planes * plane_bytes] = _decompress(
+                block, header.format, planes * plane_bytes
             )
         at += size
 
@@ -386,31 +397,30 @@ def _table(view: memoryview, header: Header) -> Sequence[tuple[int, int]]:
 def _checked_block(view: memoryview, at: int, size: int, crc: int, index: int) -> memoryview:
     block = view[at : at + size]
     if len(block) != size or checksum(block) != crc:
-        raise CorruptValue(f"block {index} does not fit its checksum")
+        raise CorruptValue(_damaged(index))
     return block
 
 
-def _checked_raw(view: memoryview, header: Header) -> Voxels:
-    """All voxels of a raw payload, as a view."""
-    z, y, x = header.shape_zyx
-    size = z * y * x * header.dtype.itemsize
-    at = header.body_at
-    body = view[at : at + size]
-    if len(body) != size or checksum(body) != header.body_crc:
-        raise CorruptValue("the voxels do not fit their checksum")
-    return np.ndarray(header.shape_zyx, header.dtype, view, at)
+def _damaged(block: int) -> str:
+    return f"block {block} does not fit its checksum"
 
 
-def _checked_planes(view: memoryview, header: Header, start: int, stop: int) -> Voxels:
-    """Planes [start, stop) of a raw payload, as a view; only their blocks are checked."""
-    _, y, x = header.shape_zyx
-    dtype, at, planes = header.dtype, header.body_at, header.planes
-    plane_bytes = y * x * dtype.itemsize
+def _check_raw(view: memoryview, header: Header, start: int, stop: int) -> None:
+    """Check the blocks of a raw payload that hold planes [start, stop)."""
+    body_at, planes, plane_bytes = header.body_at, header.planes, header.plane_bytes
+    if stop - start == header.shape_zyx[0]:
+        size = stop * plane_bytes
+        body = view[body_at : body_at + size]
+        if len(body) != size or checksum(body) != header.body_crc:
+            raise CorruptValue("the voxels do not fit their checksum")
+        return
     step = planes * plane_bytes
     for index in range(start // planes, -(-stop // planes)):
         size, crc = _BLOCK.unpack_from(view, _TABLE_AT + 8 * index)
-        _checked_block(view, at + index * step, size, crc, index)
-    return np.ndarray((stop - start, y, x), dtype, view, at + start * plane_bytes)
+        at = body_at + index * step
+        block = view[at : at + size]
+        if len(block) != size or checksum(block) != crc:
+            raise CorruptValue(_damaged(index))
 
 
 # -- constants, exceptions, the seal

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from ndcass import codec
-from ndcass.assemble import assemble, view_part
+from ndcass import codec, morton
+from ndcass.assemble import assemble, planes_as_stored
 from ndcass.concurrency import CPU_CORES, OneBehind, bounded_map, one_ahead, run_cpu
 from ndcass.errors import BadBody, NotFound, ReadOnly
 from ndcass.geometry import Box, Level, Zyx
@@ -196,33 +196,38 @@ def _shaped(group: Sequence[Slab], flat: Voxels) -> Iterator[tuple[Slab, Voxels]
 
 
 async def read_small(
-    store: CuboidStore, slab: Slab, *, dtype: np.dtype[Any], usage: Usage
-) -> Voxels:
-    """The voxels of a slab; read-only and without a copy where they lie together in one cuboid."""
-    if slab.place is not None:
-        found = _as_it_lies(store, slab.place, slab, dtype, usage)
-        if found is not None:
-            return found
-    out = np.empty(slab.box.shape_zyx, dtype=dtype)
-    await read_slab(store, slab, out, usage=usage)
-    return out
+    store: CuboidStore, place: Place, t: int, box: Box, *, usage: Usage
+) -> memoryview:
+    """The voxels of a small box as bytes; no copy where they lie together in one cuboid."""
+    found = _as_it_lies(store, place, t, box, usage)
+    if found is not None:
+        return found
+    return (await read_box(store, place, t, box, usage=usage)).data.cast("B")
 
 
 def _as_it_lies(
-    store: CuboidStore, place: Place, slab: Slab, dtype: np.dtype[Any], usage: Usage
-) -> Voxels | None:
+    store: CuboidStore, place: Place, t: int, box: Box, usage: Usage
+) -> memoryview | None:
+    """Whole planes of one cuboid that is in memory and needs no work, else None."""
     depth, height, width = place.cuboid_zyx
-    (z0, y0, x0), shape = slab.box.start_zyx, slab.box.shape_zyx
-    if shape[1:] != (height, width) or y0 % height or x0 % width or z0 % depth + shape[0] > depth:
+    (z0, y0, x0), (z1, y1, x1) = box.start_zyx, box.stop_zyx
+    first, last = z0 % depth, z0 % depth + z1 - z0
+    if y1 - y0 != height or x1 - x0 != width or y0 % height or x0 % width or last > depth:
         return None
-    (part,) = plan_parts(slab.box, place.cuboid_zyx)
-    found = store.read_now([place.address(slab.t, part.morton)])
+    address = place.address(t, morton.encode((z0 // depth, y0 // height, x0 // width)))
+    began = time.perf_counter()
+    found = store.read_now([address])
+    between = time.perf_counter()
+    usage.store_s += between - began
     if not found or len(found[0][1]) != 1:
         return None
-    ((address, (row,)),) = found
-    voxels = view_part(part, address, row, dtype=dtype, cuboid_zyx=place.cuboid_zyx)
-    usage.cuboids_read += voxels is not None
-    return voxels
+    ((_, (row,)),) = found
+    planes = planes_as_stored(
+        address, row, first, last, dtype=place.channel.dtype, cuboid_zyx=place.cuboid_zyx
+    )
+    usage.codec_s += time.perf_counter() - between
+    usage.cuboids_read += planes is not None
+    return planes
 
 
 async def read_box(
@@ -254,9 +259,13 @@ async def read_slabs(
             out[...] = 0
             continue
         cuboid_zyx = slab.place.cuboid_zyx
+        channel, level, pyramid = slab.place.channel.id, slab.place.level.level, slab.place.pyramid
         for part in plan_parts(slab.box, cuboid_zyx):
-            address = slab.place.address(slab.t, part.morton)
-            targets.setdefault(address, []).append((part, out))
+            address = CuboidAddress(channel, pyramid, level, slab.t, part.morton)
+            if address in targets:
+                targets[address].append((part, out))
+            else:
+                targets[address] = [(part, out)]
     if targets:
         await _fill(store, targets, sum(out.nbytes for _, out in slabs), cuboid_zyx, usage)
 
@@ -302,11 +311,7 @@ def _shares(batch: Sequence[StoredCuboid], size: int) -> list[Sequence[StoredCub
 def _copy(batch: Sequence[StoredCuboid], targets: _Targets, cuboid_zyx: Zyx, usage: Usage) -> None:
     began = time.perf_counter()
     assemble(
-        (
-            (part, address, tuple(rows), out)
-            for address, rows in batch
-            for part, out in targets[address]
-        ),
+        ((part, address, rows, out) for address, rows in batch for part, out in targets[address]),
         cuboid_zyx=cuboid_zyx,
     )
     usage.cuboids_read += len(batch)

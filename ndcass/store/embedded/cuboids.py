@@ -123,9 +123,10 @@ class EmbeddedCuboids:
         self._active: SegmentWriter | None = None
         self._pins: Counter[SegmentWriter] = Counter()
         # Index value -> row, of the last moment. A value never stands for another payload, so a row
-        # is right as long as the index has its value; and which of the payloads were in memory.
+        # is right as long as the index has its value; and those whose payloads were in memory, as
+        # `read_now` returns them.
         self._rows: dict[bytes, CuboidRow] = {}
-        self._resident: set[bytes] = set()
+        self._resident: dict[bytes, tuple[CuboidRow]] = {}
         self._rows_until_s = 0.0
         # Segment -> bytes that could not be copied out of it: looked at again when they change.
         self._unemptied: dict[int, int] = {}
@@ -156,20 +157,20 @@ class EmbeddedCuboids:
 
     def read_now(self, addresses: Sequence[CuboidAddress]) -> Sequence[StoredCuboid] | None:
         """As `CuboidStore.read_now`: what is in memory, without a change of thread."""
+        known, resident = self._known_rows(), self._resident
         found: list[StoredCuboid] = []
-        known = self._known_rows()
         for address, value in self._values(addresses):
-            row = known.get(value)
-            if row is None or value not in self._resident:
+            rows = resident.get(value)
+            if rows is None:
                 try:
-                    row = row or self._checked_row(address, value)
+                    row = known.get(value) or self._checked_row(address, value)
                 except SegmentGone:
                     return None
                 if not is_resident(memoryview(row.payload)):
                     return None
                 known[value] = row
-                self._resident.add(value)
-            found.append((address, (row,)))
+                rows = resident[value] = (row,)
+            found.append((address, rows))
         return found
 
     def _known_rows(self) -> dict[bytes, CuboidRow]:
@@ -178,7 +179,7 @@ class EmbeddedCuboids:
         if now_s > self._rows_until_s or len(self._rows) > MOST_ROWS:
             self._rows_until_s = now_s + RESIDENT_S
             self._rows = {}
-            self._resident = set()
+            self._resident = {}
         return self._rows
 
     def _checked_row(self, address: CuboidAddress, value: bytes) -> CuboidRow:
@@ -218,10 +219,16 @@ class EmbeddedCuboids:
     def _values(self, addresses: Sequence[CuboidAddress]) -> list[tuple[CuboidAddress, bytes]]:
         """What the index says of those cuboids that are there."""
         pack = _KEY.pack
-        with _index_errors(), self._env.begin(self._cuboids) as txn:
-            get = txn.get
-            values = [(address, get(pack(*address))) for address in addresses]
-        return [(address, value) for address, value in values if value is not None]
+        try:
+            with self._env.begin(self._cuboids) as txn:
+                get = txn.get
+                return [
+                    (address, value)
+                    for address in addresses
+                    if (value := get(pack(*address))) is not None
+                ]
+        except lmdb.Error as error:
+            raise _index_error(error) from error
 
     def _row(self, address: CuboidAddress, value: bytes) -> CuboidRow:
         write_id, payload = self._payload(address, value)
@@ -761,13 +768,15 @@ def _index_errors() -> Iterator[None]:
     """LMDB's errors as ours."""
     try:
         yield
-    except (lmdb.MapFullError, lmdb.DiskError) as error:
-        raise StoreFull("no space is left in the store; nothing of this write was kept") from error
-    except lmdb.ReadersFullError as error:
-        raise StoreTimeout("too many readers of the store at once") from error
     except lmdb.Error as error:
-        if any(word in str(error) for word in ("No space", "File too large", "quota")):
-            raise StoreFull(
-                "no space is left in the store; nothing of this write was kept"
-            ) from error
-        raise StoreError("the index of the store cannot be used") from error
+        raise _index_error(error) from error
+
+
+def _index_error(error: lmdb.Error) -> StoreError:
+    """Our error for one of LMDB."""
+    full = any(word in str(error) for word in ("No space", "File too large", "quota"))
+    if full or isinstance(error, lmdb.MapFullError | lmdb.DiskError):
+        return StoreFull("no space is left in the store; nothing of this write was kept")
+    if isinstance(error, lmdb.ReadersFullError):
+        return StoreTimeout("too many readers of the store at once")
+    return StoreError("the index of the store cannot be used")
