@@ -226,7 +226,7 @@ async def test_an_abandoned_call_fails_at_once_and_is_not_tried_again() -> None:
     await until(lambda: bool(nodes.asked))
     call.abandon(StoreUnavailable("closed"))
     call.abandon(StoreUnavailable("closed again"))
-    with pytest.raises(StoreUnavailable, match="closed$"):
+    with pytest.raises(StoreUnavailable, match=r"closed$"):
         await asking
     nodes.answers[0](Failed("the connection ended"))
     await until(lambda: not nodes.lanes.used_bytes)
