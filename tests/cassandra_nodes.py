@@ -6,6 +6,7 @@ process of its own notices.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ndcass.cluster import lifecycle, process, ring
 from ndcass.cluster.distribution import find_distribution
 from ndcass.cluster.lifecycle import FormerNode
@@ -24,14 +27,20 @@ from ndcass.cluster.loader import cluster_from
 from ndcass.cluster.site import Site
 from ndcass.cluster.spec import Cluster, Node
 from ndcass.cluster.startup import NodeFailed, await_agreement, start_nodes
+from ndcass.errors import MissingTool
 from tests.processes import environment, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAP_MIB = 512
+# A node needs some 15 s of a core; whoever else uses the machine must not fail a test.
+START_TIMEOUT_S = 600.0
 GUARD_TIMEOUT_S = 60.0
 DATA_CENTRE = "local"
 PASSWORD = "a secret of the tests"
 """Of the superuser, where `security` asks for authentication."""
+
+# Never the same twice: nodes that are paused or killed at present want their addresses back.
+_attempts = itertools.count(os.getpid())
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +121,19 @@ class CassandraNodes:
 def cassandra_nodes(
     *,
     count: int = 3,
+    tiers: Mapping[str, int] | None = None,
     heap_mib: int = HEAP_MIB,
     environ: Mapping[str, str] | None = None,
     **sections: Any,
 ) -> Iterator[CassandraNodes]:
-    """Start nodes of one tier, and end them.
+    """Start nodes, and end them.
 
     Parameters
     ----------
+    count : int
+        Nodes of the only tier.
+    tiers : mapping, optional
+        Nodes of each tier by its name, in the place of `count`: the last one is the archive.
     environ : mapping, optional
         Where Java and Cassandra are looked for; by default the environment of the test.
     **sections
@@ -135,11 +149,13 @@ def cassandra_nodes(
     environ = environment() if environ is None else environ
     distribution = find_distribution(environ, report=said.append)
     folder = Path(tempfile.mkdtemp(prefix="ndcass-nodes-"))
-    cluster = cluster_from({**_description(folder, count, heap_mib), **sections})
+    cluster = cluster_from(
+        {**_description(folder, tiers or {DATA_CENTRE: count}, heap_mib), **sections}
+    )
     site = lifecycle.open_site(
         cluster, distribution, environ, report=said.append, superuser_password=PASSWORD
     )
-    with _guarded(folder):
+    with guarded(folder):
         try:
             lifecycle.up(site)
         except NodeFailed as error:
@@ -147,19 +163,47 @@ def cassandra_nodes(
         yield CassandraNodes(site, said)
 
 
-def _description(folder: Path, count: int, heap_mib: int) -> dict[str, Any]:
-    """A cluster of one tier at addresses that nobody listens on."""
-    addresses = _free_addresses(count)
-    nodes = [{"address": address, "jmx_port": free_port()} for address in addresses]
+@contextlib.contextmanager
+def nodes_or_skip(**options: Any) -> Iterator[CassandraNodes]:
+    """As `cassandra_nodes`; a machine that cannot run them skips the tests, or fails them in CI."""
+    with contextlib.ExitStack() as stack:
+        try:
+            nodes = stack.enter_context(cassandra_nodes(**options))
+        except MissingTool as error:
+            if os.environ.get("CI") == "true":
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        yield nodes
+
+
+def _description(folder: Path, tiers: Mapping[str, int], heap_mib: int) -> dict[str, Any]:
+    """Nodes at addresses that nobody listens on."""
+    addresses = iter(_free_addresses(sum(tiers.values())))
+    *_, archive = tiers
     return {
-        "cluster": {"name": "ndcass tests", "folder": str(folder), "tokens_per_node": 4},
-        "tiers": {DATA_CENTRE: {"role": "archive", "heap_mib": heap_mib, "nodes": nodes}},
+        "cluster": {
+            "name": "ndcass tests",
+            "folder": str(folder),
+            "tokens_per_node": 4,
+            "start_timeout_s": START_TIMEOUT_S,
+        },
+        "tiers": {
+            name: {
+                "role": "archive" if name == archive else "ingest",
+                "heap_mib": heap_mib,
+                "nodes": [
+                    {"address": address, "jmx_port": free_port()}
+                    for address in itertools.islice(addresses, count)
+                ],
+            }
+            for name, count in tiers.items()
+        },
     }
 
 
 def _free_addresses(count: int) -> list[str]:
     """Neighbours on the loopback network; another process starts its search elsewhere."""
-    for attempt in range(os.getpid(), os.getpid() + 1000):
+    for attempt in itertools.islice(_attempts, 1000):
         network = f"127.{64 + attempt // 250 % 64}.{attempt % 250}"
         addresses = [f"{network}.{n + 1}" for n in range(count)]
         if not any(ring.accepts(one, port) for one in addresses for port in (7000, 9042)):
@@ -168,7 +212,7 @@ def _free_addresses(count: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _guarded(folder: Path) -> Iterator[None]:
+def guarded(folder: Path) -> Iterator[None]:
     """At the end, or when this process dies, kill all nodes below a folder and remove it."""
     # The guard reads from a pipe that only this process can write to, until nobody can any more.
     guard = subprocess.Popen(

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from ndcass.errors import MissingTool
-from tests.cassandra_nodes import CassandraNodes, cassandra_nodes
+from tests.cassandra_nodes import CassandraNodes, nodes_or_skip
 from tests.processes import Gateway, StartGateway, gateway
 
 # A machine that is busy is no reason to fail; the timeout of a whole test still holds.
@@ -19,7 +18,7 @@ settings.load_profile("ndcass")
 
 ROOT = Path(__file__).resolve().parent.parent
 # Three nodes on two busy cores, and the first time ever their jars.
-CASSANDRA_TIMEOUT_S = 900
+CASSANDRA_TIMEOUT_S = 1200
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,11 +65,5 @@ def cassandra_cluster() -> Iterator[CassandraNodes]:
 
     A machine without Java or Maven skips these tests; where CI has to run (`CI=true`) they fail.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            nodes = stack.enter_context(cassandra_nodes())
-        except MissingTool as error:
-            if os.environ.get("CI") == "true":
-                pytest.fail(str(error))
-            pytest.skip(str(error))
+    with nodes_or_skip() as nodes:
         yield nodes

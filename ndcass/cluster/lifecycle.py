@@ -27,6 +27,7 @@ from ndcass.cluster.state import (
     NodeRecord,
     State,
     load_state,
+    read_state,
     record_of,
     save_state,
     sole_operator,
@@ -195,7 +196,7 @@ def destroy(cluster: Cluster, report: Callable[[str], None]) -> list[Path]:
 def known_nodes(cluster: Cluster) -> list[FormerNode]:
     """The nodes that are described, and those that were started once."""
     folders = {node.name: node.folder for node in cluster.nodes}
-    for name, record in load_state(cluster).nodes.items():
+    for name, record in read_state(cluster).nodes.items():
         folders.setdefault(name, Path(record.folder))
     return [FormerNode(name, folder) for name, folder in folders.items()]
 
@@ -203,7 +204,7 @@ def known_nodes(cluster: Cluster) -> list[FormerNode]:
 def stored_in(cluster: Cluster) -> list[Path]:
     """Every folder that belongs to a node that was started, without those inside another."""
     paths = {tls_folder(cluster)}
-    for name, record in load_state(cluster).nodes.items():
+    for name, record in read_state(cluster).nodes.items():
         paths |= {Path(record.folder), *map(Path, record.data)}
         paths |= {path for node in cluster.nodes if node.name == name for path in node.directories}
     return sorted(path for path in paths if paths.isdisjoint(path.parents))

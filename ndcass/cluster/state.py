@@ -42,8 +42,6 @@ class State:
     cluster: str
     tokens_per_node: int
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
-    is_secured: bool = False
-    """Whether the superuser of the description is in its place."""
 
     def with_node(self, name: str, record: NodeRecord) -> "State":
         return dataclasses.replace(self, nodes={**self.nodes, name: record})
@@ -75,6 +73,13 @@ def load_state(cluster: Cluster) -> State:
     ClusterError
         If the description says otherwise about something that cannot change any more.
     """
+    state = read_state(cluster)
+    _refuse_other(cluster, state)
+    return state
+
+
+def read_state(cluster: Cluster) -> State:
+    """As `load_state`, whatever the description says: for stopping and removing nodes."""
     path = cluster.folder / STATE_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -82,9 +87,7 @@ def load_state(cluster: Cluster) -> State:
         return State(cluster.name, cluster.tokens_per_node)
     if content.pop("format", None) != FORMAT:
         raise IncompatibleStore(f"{path} was written by another version of ndcass")
-    state = State(**{**content, "nodes": _records(content["nodes"])})
-    _refuse_other(cluster, state)
-    return state
+    return State(**{**content, "nodes": _records(content["nodes"])})
 
 
 def save_state(cluster: Cluster, state: State) -> None:
