@@ -22,7 +22,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import cassandra
-from cassandra import ConsistencyLevel, cluster, connection, pool, protocol
+from cassandra import (
+    ConsistencyLevel,
+    cluster,
+    connection,
+    metadata,
+    pool,
+    protocol,
+    segment,
+)
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.io.libevreactor import LibevConnection
 from cassandra.policies import (
@@ -35,6 +43,7 @@ from cassandra.query import (
     BatchType,
     PreparedStatement,
     SimpleStatement,
+    TraceUnavailable,
     tuple_factory,
 )
 
@@ -669,6 +678,7 @@ PLACES: dict[type[BaseException], _Place] = {
     connection.ProtocolVersionUnsupported: _WRONG,
     connection.ConnectionBusy: _BUSY,
     connection.ProtocolError: _FAILED,
+    metadata.NoMurmur3: _WRONG,
     pool.NoConnectionsAvailable: _BUSY,
     protocol.NotSupportedError: _WRONG,
     protocol.InternalError: _FAILED,
@@ -682,6 +692,8 @@ PLACES: dict[type[BaseException], _Place] = {
     protocol.ProtocolException: _WRONG,
     protocol.RequestValidationException: _WRONG,
     protocol.InvalidRequestException: _SCHEMA,
+    TraceUnavailable: _FAILED,
+    segment.CrcException: _AWAY,
 }
 # Reasons why no node can be used at all, which say more than that none was available.
 _REASONS: dict[type[BaseException], _Place] = {
