@@ -9,6 +9,7 @@ tables in ``schema.py``.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -31,6 +32,11 @@ from ndcass.store.cassandra.writing import RowWriter
 
 # An operator who asks whether we can serve wants to know soon.
 HEALTH_TIMEOUT_S = 3.0
+# What is left of writes into channels that were deleted meanwhile is looked for this often: it
+# takes a walk over all channels that ever had a voxel.
+TIDY_EVERY_S = 600.0
+# How long a job that has ended can still be asked about.
+KEEP_ENDED_JOBS_S = 30 * 86400.0
 
 
 def connect_settings(settings: CassandraSettings) -> ConnectSettings:
@@ -96,6 +102,7 @@ class CassandraStores:
         meta = cuboids.tiers.meta
         tables = Tables(driver, keyspace=meta.keyspace, data_centre=meta.data_centre)
         stamps = Stamps(max_clock_skew_ms=cuboids.windows.max_clock_skew_ms)
+        self._tidy_at_s = 0.0
         self.driver = driver
         self.cuboids = cuboids
         self.jobs = CassandraJobs(tables)
@@ -142,6 +149,11 @@ class CassandraStores:
             self.driver, max_skew_ms=self.cuboids.windows.max_clock_skew_ms
         )
         await self.catalog.submit_left_over()
+        await self.objects.finish_puts()
+        if time.monotonic() >= self._tidy_at_s:
+            self._tidy_at_s = time.monotonic() + TIDY_EVERY_S
+            await self.catalog.delete_unknown(await self.cuboids.occupancy.channel_ids())
+            await self.jobs.prune(older_than_s=KEEP_ENDED_JOBS_S)
         if not self.cuboids.clock_fault:
             await self.folding.step()
 

@@ -22,6 +22,7 @@ _ENTRY = (
     "INSERT INTO occupancy (channel, pyramid, level, t, prefix, bucket) VALUES (?, ?, ?, ?, ?, ?)"
 )
 _ROOTS = "SELECT pyramid, level, t, prefix FROM occupancy_roots WHERE channel=?"
+_CHANNELS = "SELECT DISTINCT channel FROM occupancy_roots"
 _ENTRIES = (
     "SELECT bucket FROM occupancy "
     "WHERE channel=? AND pyramid=? AND level=? AND t=? AND prefix=? AND bucket>=?"
@@ -97,6 +98,16 @@ class Occupancy:
                 ):
                     if found:
                         yield [Bucket(*root[:4], bucket) for (bucket,) in found]
+
+    async def channel_ids(self) -> set[int]:
+        """Every channel that has an entry."""
+        statement = await self._prepared(_CHANNELS)
+        found: set[int] = set()
+        async for page in self._driver.pages(
+            statement, (), consistency=Consistency.LOCAL_QUORUM, page_rows=PAGE_ROWS
+        ):
+            found.update(channel_id for (channel_id,) in page)
+        return found
 
     async def forget(self, channel_id: int) -> None:
         """Drop all entries of a channel; its cuboids are gone already."""
