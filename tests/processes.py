@@ -1,7 +1,9 @@
 """The gateway and the commands as processes of their own: as users start them, and to be killed."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -9,7 +11,6 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ _SHIFTED = textwrap.dedent(
 KEY = "0123456789abcdef0123456789abcdef01234567"
 START_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 100.0
+# Below those that the system gives to outgoing connections: who starts again wants its port back.
+PORTS = (15_000, 32_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ StartGateway = Callable[..., Gateway]
 """Starts a gateway as `gateway` does, and leaves its end to somebody else."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def gateway(
     folder: Path,
     *options: str,
@@ -178,10 +181,13 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that no outgoing connection may happen to take."""
+    numbers = random.SystemRandom()  # the ordinary one is the same in each process, once seeded
+    while True:
+        port = numbers.randrange(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(**variables: str) -> dict[str, str]:
