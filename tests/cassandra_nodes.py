@@ -28,7 +28,7 @@ from ndcass.cluster.site import Site
 from ndcass.cluster.spec import Cluster, Node
 from ndcass.cluster.startup import NodeFailed, await_agreement, start_nodes
 from ndcass.errors import MissingTool
-from tests.processes import environment, free_port
+from tests.processes import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAP_MIB = 512
@@ -36,6 +36,7 @@ HEAP_MIB = 512
 START_TIMEOUT_S = 600.0
 GUARD_TIMEOUT_S = 60.0
 DATA_CENTRE = "local"
+JMX_PORTS = range(20_000, 32_000)
 PASSWORD = "a secret of the tests"
 """Of the superuser, where `security` asks for authentication."""
 
@@ -178,7 +179,9 @@ def nodes_or_skip(**options: Any) -> Iterator[CassandraNodes]:
 
 def _description(folder: Path, tiers: Mapping[str, int], heap_mib: int) -> dict[str, Any]:
     """Nodes at addresses that nobody listens on."""
-    addresses = iter(_free_addresses(sum(tiers.values())))
+    addresses = _free_addresses(sum(tiers.values()))
+    ports = _free_ports(len(addresses))
+    nodes = ({"address": a, "jmx_port": port} for a, port in zip(addresses, ports, strict=True))
     *_, archive = tiers
     return {
         "cluster": {
@@ -191,10 +194,7 @@ def _description(folder: Path, tiers: Mapping[str, int], heap_mib: int) -> dict[
             name: {
                 "role": "archive" if name == archive else "ingest",
                 "heap_mib": heap_mib,
-                "nodes": [
-                    {"address": address, "jmx_port": free_port()}
-                    for address in itertools.islice(addresses, count)
-                ],
+                "nodes": list(itertools.islice(nodes, count)),
             }
             for name, count in tiers.items()
         },
@@ -209,6 +209,16 @@ def _free_addresses(count: int) -> list[str]:
         if not any(ring.accepts(one, port) for one in addresses for port in (7000, 9042)):
             return addresses
     raise AssertionError("no free loopback addresses")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that the system gives to nobody by itself: a restarted node wants its own back."""
+    free = (
+        port
+        for port in range(JMX_PORTS.start + os.getpid() % 500 * 20, JMX_PORTS.stop)
+        if not ring.accepts("127.0.0.1", port)
+    )
+    return list(itertools.islice(free, count))
 
 
 @contextlib.contextmanager

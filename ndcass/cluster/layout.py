@@ -25,6 +25,8 @@ SETTINGS, RACK, LOGGING, TOOL_LOGGING, JVM_ARGUMENTS = (
 )
 MAIN_CLASS = "org.apache.cassandra.service.CassandraDaemon"
 LOG_NAME = "system.log"
+TEMPORARY_NAME = "tmp"
+"""Of the node's folder: emptied whenever a node of this machine starts."""
 
 # Cassandra reaches into parts of Java that are closed since 9; its tools need the same.
 _EXPORTS = """
@@ -178,6 +180,7 @@ def jvm_options(cluster: Cluster, node: Node, place: Place) -> list[str]:
             "-Dcassandra.skip_wait_for_gossip_to_settle=0",
         ]
         options += ["-Dcassandra.superuser_setup_delay_ms=0"]
+        options += [f"-Djava.io.tmpdir={node.folder / TEMPORARY_NAME}"]
     else:
         options += ["-XX:+AlwaysPreTouch", "-XX:+UseNUMA"]
     return [

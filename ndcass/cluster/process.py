@@ -7,6 +7,7 @@ again, and a stranger must not be killed. Only the record is trusted, and only w
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ndcass.cluster.layout import JVM_ARGUMENTS, LOG_NAME, MAIN_CLASS
+from ndcass.cluster.layout import JVM_ARGUMENTS, LOG_NAME, MAIN_CLASS, TEMPORARY_NAME
 from ndcass.errors import ClusterError
 
 RECORD_NAME = "process.json"
@@ -114,6 +115,10 @@ def start(
         raise ClusterError(f"node {node.name} runs already, as process {already.pid}")
     log = node.folder / "logs" / LOG_NAME
     log.parent.mkdir(parents=True, exist_ok=True)
+    # Libraries that a JVM unpacks stay behind when it is killed.
+    temporary = node.folder / TEMPORARY_NAME
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     log_offset = log.stat().st_size if log.exists() else 0
     command = [str(java), f"@{files_folder(node) / JVM_ARGUMENTS}", *options, MAIN_CLASS]
     output = str(node.folder / "logs" / OUTPUT_NAME)

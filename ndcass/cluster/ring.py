@@ -23,8 +23,9 @@ _LINE = re.compile(r"([UD?][NLJM])\s+(\d+(?:\.\d+){3})(?::\d+)?\s")
 def accepts(address: str, port: int) -> bool:
     """Whether somebody listens there."""
     try:
-        with socket.create_connection((address, port), CONNECT_TIMEOUT_S):
-            return True
+        with socket.create_connection((address, port), CONNECT_TIMEOUT_S) as found:
+            # A port that outgoing connections are given, too, may be connected with itself.
+            return bool(found.getsockname() != found.getpeername())
     except OSError:
         return False
 
