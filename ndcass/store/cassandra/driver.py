@@ -695,14 +695,9 @@ PLACES: dict[type[BaseException], _Place] = {
     TraceUnavailable: _FAILED,
     segment.CrcException: _AWAY,
 }
-# Reasons why no node can be used at all, which say more than that none was available.
-_REASONS: dict[type[BaseException], _Place] = {
-    cassandra.AuthenticationFailed: _REFUSED,
-    protocol.BadCredentials: _REFUSED,
-    ssl.SSLCertVerificationError: _Place(
-        StoreError, "the store's certificate is not one of cassandra.tls_ca_file", again=False
-    ),
-}
+_UNTRUSTED = _Place(
+    StoreError, "the store's certificate is not one of cassandra.tls_ca_file", again=False
+)
 # A node that says so has not carried out what it was asked to.
 _REFUSALS = (cassandra.RequestValidationException, protocol.RequestValidationException)
 _UNKNOWN = _Place(StoreError, "the connection to the store failed", again=True)
@@ -713,9 +708,12 @@ def translated(error: BaseException) -> tuple[StoreError, bool]:
     if isinstance(error, StoreError):
         return error, False
     if isinstance(error, cluster.NoHostAvailable):
-        for kind, place in _REASONS.items():
-            if any(isinstance(reason, kind) for reason in _reasons(error)):
-                return place.kind(place.text), place.again
+        # Why no node can be used at all says more than that none was available.
+        for reason in _reasons(error):
+            if isinstance(reason, cassandra.AuthenticationFailed | protocol.BadCredentials):
+                return StoreError(_REFUSED.text), False
+            if "CERTIFICATE_VERIFY_FAILED" in str(reason):  # an OSError: the driver wraps them
+                return StoreError(_UNTRUSTED.text), False
     place = next((PLACES[kind] for kind in type(error).__mro__ if kind in PLACES), _UNKNOWN)
     return place.kind(place.text), place.again
 
