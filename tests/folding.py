@@ -4,6 +4,7 @@ Run as a process it folds a channel and kills itself at a step, see `main`.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -35,6 +36,9 @@ WINDOWS = Windows(max_clock_skew_ms=0, write_window_s=10.0, read_window_s=20.0)
 PAST_ALL_S = 40.0
 
 Voxels = npt.NDArray[Any]  # labels of the tests
+
+# Far from those that a catalogue gives out, and from those of another run on the same tables.
+channel_ids = itertools.count(1 << 32 | int.from_bytes(os.urandom(3), "big") << 8)
 
 
 @dataclass(slots=True)

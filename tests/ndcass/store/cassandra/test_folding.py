@@ -1,7 +1,6 @@
 """What is folded and drained when nobody asks, and what is said about it, on real nodes."""
 
 import asyncio
-import itertools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,9 +17,7 @@ from ndcass.store.cassandra.rows import Bucket
 from ndcass.store.cassandra.tables import Tables
 from ndcass.store.cassandra.tiers import Tiers
 from ndcass.store.folding import Amount
-from tests.folding import Volume, labels, open_volume, read
-
-_channel_ids = itertools.count(1_000)
+from tests.folding import Volume, channel_ids, labels, open_volume, read
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ async def meta(driver: Driver, one_tier: Tiers) -> AsyncIterator[Tables]:
 @pytest.fixture
 async def volume(driver: Driver, tiers: Tiers, meta: Tables) -> Volume:
     """A channel that nobody used before."""
-    return await open_volume(driver, tiers, next(_channel_ids))
+    return await open_volume(driver, tiers, next(channel_ids))
 
 
 async def another(volume: Volume, **options: Any) -> Volume:
@@ -125,7 +122,7 @@ async def test_writes_that_are_old_leave_ingest_by_themselves(
 ) -> None:
     await driver.run(f"TRUNCATE {two_tiers.ingest.keyspace}.cuboids")
     settings = FoldSettings(drain_after_s=60.0)
-    volume = await open_volume(driver, two_tiers, next(_channel_ids), settings=settings)
+    volume = await open_volume(driver, two_tiers, next(channel_ids), settings=settings)
     await volume.write(0, labels(np.random.default_rng(2)))
     await volume.write(9, labels(np.random.default_rng(3)))
     await steps(volume)
@@ -141,7 +138,7 @@ async def test_writes_that_are_old_leave_ingest_by_themselves(
 
 
 async def test_a_channel_that_is_gone_is_not_folded(driver: Driver, tiers: Tiers) -> None:
-    volume = await open_volume(driver, tiers, next(_channel_ids))
+    volume = await open_volume(driver, tiers, next(channel_ids))
     await crowded(volume)
     volume.clock.pass_windows()
 
@@ -186,7 +183,7 @@ async def test_a_drain_ends_with_a_statement_of_what_is_where(volume: Volume) ->
 
 
 async def test_a_drain_empties_ingest(driver: Driver, two_tiers: Tiers) -> None:
-    volume = await open_volume(driver, two_tiers, next(_channel_ids))
+    volume = await open_volume(driver, two_tiers, next(channel_ids))
     rng = np.random.default_rng(5)
     for morton in range(0, 24, 2):
         await volume.write(morton, labels(rng))
