@@ -3,27 +3,38 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.processes import KEY, gateway
 
+TIMEOUT_S = 300
 WHOLE = ("info", "cutout-uint8", "slices", "cutout-time")
 # `diff` is a service of its own that comes later; everything else in the scenario passes.
 NOT_YET = {"cutout-time/037-diff", "cutout-time/038-diff-z"}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("engine", "workers"),
+    [
+        ("embedded", 1),
+        ("embedded", 2),
+        pytest.param("cassandra", 2, marks=pytest.mark.cassandra),
+    ],
+)
 def test_the_recordings_of_this_release_play_whole(
-    shared: Path, tmp_path: Path, workers: int
+    shared: Path, tmp_path: Path, conf_of: Callable[[str], Path | None], engine: str, workers: int
 ) -> None:
     command = [sys.executable, str(shared / "golden" / "replay.py")]
-    with gateway(tmp_path / "data", workers=workers) as running:
+    with gateway(tmp_path / "data", conf=conf_of(engine), workers=workers) as running:
         command += [running.url, "--api-key", KEY]
         for name in WHOLE:
             command += ["--scenario", name]
-        played = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+        played = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
     failed = {line for line in played.stdout.splitlines() if line.startswith(("FAIL", "SKIP"))}
     unexpected = {line for line in failed if line.split()[1] not in NOT_YET}
     assert not unexpected, "\n".join(sorted(unexpected))

@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +44,32 @@ def command(running: Gateway, *words: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module", params=["raw", "labels"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("embedded", "raw"),
+        ("embedded", "labels"),
+        pytest.param(("cassandra", "raw"), marks=pytest.mark.cassandra),
+        pytest.param(("cassandra", "labels"), marks=pytest.mark.cassandra),
+    ],
+    ids=" ".join,
+)
 def stack(
-    request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    shared: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    conf_of: Callable[[str], Path | None],
 ) -> Iterator[tuple[Gateway, Voxels, Path]]:
     """A gateway that holds a stack, the voxels of its files, and a folder for results."""
-    folder = shared / "data" / "drosophila-vnc" / request.param
-    if request.param == "raw":
+    engine, kind = request.param
+    folder = shared / "data" / "drosophila-vnc" / kind
+    if kind == "raw":
         fields, options, dtype = {"channel_type": "image", "channel_datatype": "uint8"}, [], "u1"
     else:
         fields = {"channel_type": "annotation", "channel_datatype": "uint32"}
         options, dtype = ["--widen"], "<u4"
-    tmp_path = tmp_path_factory.mktemp(request.param)
-    with gateway(tmp_path / "data", workers=2) as running:
+    tmp_path = tmp_path_factory.mktemp(kind)
+    with gateway(tmp_path / "data", conf=conf_of(engine), workers=2) as running:
         running.create_channel(size_zyx=STACK, **fields)
         receipt = str(tmp_path / "receipt.json")
         command(running, "ingest", str(folder), "t/c", "--receipt", receipt, *options)
