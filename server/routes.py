@@ -5,7 +5,7 @@ The first template that fits wins, so what has a fixed word stands before what h
 
 # ruff: noqa: E501 - one line a route
 
-from ndcass.server.handlers import cutout, health, info, page, project, refusal
+from ndcass.server.handlers import cutout, health, info, page, posted_cutout, project, refusal
 from ndcass.server.handlers import slice as slices
 from ndcass.server.routing import Route
 
@@ -28,7 +28,7 @@ ROUTES = (
     Route("GET", _PROJINFO, info.read_projinfo, "A project, its dataset and channels as HDF5.", challenge=True),
     # -- voxels, near the top because they are asked for most; `info` tolerates what looks like them
     Route("GET", _BOX, cutout.read_cutout, "A box of one or more channels."),
-    Route("POST", _POST_BOX, cutout.write_cutout, "Write a box; the answer comes when it is on disk."),
+    Route("POST", _POST_BOX, posted_cutout.write_cutout, "Write a box; the answer comes when it is on disk."),
     Route("GET", _PLANE, slices.read_slice, "A plane of one channel as PNG."),
     # -- volumes
     Route("GET", "/sd/public_tokens/", project.public_tokens, "Names of the public tokens.", aliases=("/public_tokens/",)),

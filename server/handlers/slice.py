@@ -13,9 +13,9 @@ from ndcass.errors import InvalidRequest, TooLarge
 from ndcass.model import Channel
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
+from ndcass.server.cutout import Cutout, resolve
 from ndcass.server.exchange import exchange_of
 from ndcass.server.formats.png import encode_png
-from ndcass.server.handlers.cutout import Cutout, resolve
 from ndcass.server.match import Match
 from ndcass.server.volume_params import parse_plane, window_bounds
 from ndcass.volume import read_box

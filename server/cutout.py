@@ -1,0 +1,115 @@
+"""A request for a box of some channels, checked against the project that its token leads to."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ndcass.errors import InvalidRequest, NotFound, TooLarge
+from ndcass.geometry import Box, Level
+from ndcass.model import Channel, TokenView
+from ndcass.server.formats.base import Layout
+from ndcass.server.volume_params import VolumeParams
+from ndcass.volume import Place
+
+# What leaves, or is written, slab by slab. The other formats have no order in which that could be
+# done: they are made and read as a whole, and have a lower limit.
+STREAMED = frozenset({"npz", "raw", "zip"})
+HDF5 = "hdf5"
+# What a format that is made as a whole takes, in times of the voxels (blosc; HDF5 takes less).
+WHOLE_MEMORY = 4
+# Channels times timesteps of one request; sizes are limited besides. A series of single voxels
+# takes about as long as these many cuboids.
+MAX_VOLUMES = 1 << 16
+# The name that stands for an all-zero channel in second and later places (data plane 2.2).
+ZERO_CHANNEL = "0"
+
+
+class Cutout(NamedTuple):
+    """A request for a box, resolved: what is read or written of which channels."""
+
+    names: tuple[str, ...]  # as in the URL
+    places: tuple[Place | None, ...]  # None: the all-zero channel
+    params: VolumeParams
+    level: Level
+    box: Box  # stored
+    times: Sequence[int | None]
+
+    @property
+    def first(self) -> Channel:
+        place = self.places[0]
+        assert place is not None  # resolve() refuses a zero channel in first place
+        return place.channel
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(c, z, y, x), or (c, t, z, y, x) where the URL has a time range."""
+        time = (len(self.times),) if self.params.times is not None else ()
+        return (len(self.places), *time, *self.box.shape_zyx)
+
+    def layout(self, dtype: np.dtype[Any] | None = None) -> Layout:
+        """What the formats need to know; `dtype` if it is not the first channel's."""
+        channels = [place.channel if place else self.first for place in self.places]
+        return Layout(
+            channels=self.names,
+            channel_types=tuple(channel.channel_type for channel in channels),
+            datatypes=tuple(channel.channel_datatype for channel in channels),
+            shape=self.shape,
+            dtype=dtype or self.first.dtype,
+            has_time=self.params.times is not None,
+        )
+
+
+def resolve(view: TokenView, names: Sequence[str] | None, params: VolumeParams) -> Cutout:
+    """Channels, level and box of a request, checked against the project.
+
+    Raises
+    ------
+    NotFound
+        If a channel does not exist, or there is no default channel.
+    OutOfBounds
+        If the box reaches beyond the level.
+    InvalidRequest
+        If the time range is empty.
+    TooLarge
+        If it is more channels and timesteps than one request may name.
+    """
+    names = tuple(names) if names else ("default",)
+    level = view.level(params.level)
+    neariso = params.neariso
+    places = [
+        None if index and name == ZERO_CHANNEL else Place(_channel(view, name), level, neariso)
+        for index, name in enumerate(names)
+    ]
+    box = level.stored_box(params.box, neariso=neariso)
+    start, stop = params.times or (0, 1)
+    if start >= stop:
+        raise InvalidRequest(f"time range {start},{stop} is empty or inverted")
+    volumes = (stop - start) * len(names)
+    if volumes > MAX_VOLUMES:
+        raise TooLarge("channels times timesteps", asked=volumes, limit=MAX_VOLUMES, unit="volumes")
+    times = range(start, stop) if params.times is not None else (None,)
+    return Cutout(names, tuple(places), params, level, box, times)
+
+
+def _channel(view: TokenView, name: str) -> Channel:
+    channel = view.channel(name)
+    if channel is None:
+        what = "no default channel" if name == "default" else f"no channel {name[:80]}"
+        raise NotFound(f"token {view.token.token_name} has {what}")
+    return channel
+
+
+def check_same_type(cutout: Cutout, service: str) -> None:
+    """Bodies with a channel axis have one type; HDF5 may mix them and has no zero channel."""
+    if len(cutout.places) == 1:
+        return
+    for name, place in zip(cutout.names, cutout.places, strict=True):
+        if service == HDF5:
+            if place is None:
+                raise NotFound(f"no channel {name}")
+        elif place is not None and place.channel.dtype != cutout.first.dtype:
+            raise InvalidRequest(
+                f"channel {name} is {place.channel.channel_datatype}, the first channel is "
+                f"{cutout.first.channel_datatype}: only hdf5 mixes types"
+            )
