@@ -38,6 +38,7 @@ from ndcass.server.app_keys import (
     STORES,
 )
 from ndcass.server.background import background
+from ndcass.server.entrance import Counts, Entrance
 from ndcass.server.headers import add_headers
 from ndcass.server.metrics import Metrics, metrics_file
 from ndcass.server.middleware import answer
@@ -61,6 +62,8 @@ READ_BUFFER_BYTES = 512 << 10
 # What a cancelled request may take to clean up; before it is cancelled it has its grace.
 CANCEL_TIMEOUT_S = 5.0
 END_CHECK_S = 0.05
+# How many connections each worker has, in the folder that the workers share.
+CONNECTIONS = "connections"
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s"
 
 
@@ -128,7 +131,7 @@ def serve(settings: Settings) -> None:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         log.info("listening on http://%s/ with %d worker%s", where, count, "s" if count > 1 else "")
         if count == 1:
-            _run_loop(settings, sock, Metrics())
+            _run_loop(settings, sock, Metrics(), Counts.alone())
         else:
             _run_workers(settings, sock, count)
     log.info("stopped")
@@ -163,6 +166,7 @@ def _run_workers(settings: Settings, sock: socket.socket, count: int) -> None:
     # Spawned, not forked: LMDB and threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     folder = Path(tempfile.mkdtemp(prefix="ndcass-"))
+    Counts.create(folder / CONNECTIONS, count)
 
     def start(worker: int) -> multiprocessing.process.BaseProcess:
         process = context.Process(
@@ -185,17 +189,17 @@ def run_worker(settings: Settings, sock: socket.socket, worker: int, folder: Pat
     metrics = Metrics(worker, folder)
     with contextlib.suppress(FileNotFoundError):
         metrics.take_over(json.loads(metrics_file(folder, worker).read_text()))
-    _run_loop(settings, sock, metrics)
+    _run_loop(settings, sock, metrics, Counts.open(folder / CONNECTIONS, worker))
 
 
-def _run_loop(settings: Settings, sock: socket.socket, metrics: Metrics) -> None:
+def _run_loop(settings: Settings, sock: socket.socket, metrics: Metrics, counts: Counts) -> None:
     keep_heap()
     _allow_files()
     # What the imports made stays; requests make few cycles, so their collection may wait.
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve_until_stopped(settings, sock, metrics))
+        runner.run(_serve_until_stopped(settings, sock, metrics, counts))
 
 
 def _allow_files() -> None:
@@ -205,7 +209,9 @@ def _allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve_until_stopped(settings: Settings, sock: socket.socket, metrics: Metrics) -> None:
+async def _serve_until_stopped(
+    settings: Settings, sock: socket.socket, metrics: Metrics, counts: Counts
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -218,10 +224,11 @@ async def _serve_until_stopped(settings: Settings, sock: socket.socket, metrics:
         runner = Runner(app, **server_options(settings.server))
         await runner.setup()
         try:
-            site = web.SockSite(runner, sock, backlog=BACKLOG)
-            await site.start()
+            assert runner.server is not None  # setup() made it
+            entrance = Entrance(sock, runner.server, counts)
+            entrance.open()
             await stop.wait()
-            await site.stop()
+            entrance.close()
             await _let_requests_end(app)
         finally:
             await runner.cleanup()
@@ -234,6 +241,8 @@ async def _let_requests_end(app: web.Application) -> None:
     app[STOPPING].set()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(app[SETTINGS].server.shutdown_grace_s):
+            # A request of a client that was let in last may not have begun yet.
+            await asyncio.sleep(END_CHECK_S)
             while app[METRICS].in_flight_requests:  # noqa: ASYNC110 - once, at the end of the process
                 await asyncio.sleep(END_CHECK_S)
 

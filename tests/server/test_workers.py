@@ -50,7 +50,7 @@ class Gateway:
         assert self.process.poll() is None, f"the gateway ended with {self.process.returncode}"
         try:
             return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):  # the workers are still starting
             return False
 
 
