@@ -56,11 +56,11 @@ class Process:
         found = _state(self.pid)
         if found is None or found[1] != self.started_ticks or self.boot_id != _boot_id():
             return False
-        if found[0] in _ENDED:
-            with contextlib.suppress(ChildProcessError):  # it may be another's child
-                os.waitpid(self.pid, os.WNOHANG)
-            return False
-        return True
+        if found[0] not in _ENDED or _has_other_threads(self.pid):
+            return True
+        with contextlib.suppress(ChildProcessError):  # it may be another's child
+            os.waitpid(self.pid, os.WNOHANG)
+        return False
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if it still runs."""
@@ -242,6 +242,14 @@ def _state(pid: int) -> tuple[str, int] | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return fields[0], int(fields[_STARTED_FIELD])
+
+
+def _has_other_threads(pid: int) -> bool:
+    """Whether threads outlive the first one: they keep ports and files until they end."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except FileNotFoundError:
+        return False
 
 
 def _boot_id() -> str:

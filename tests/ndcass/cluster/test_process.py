@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,22 @@ def test_node_that_ended_is_not_running_though_nobody_waited_for_it(
     started = start(node, script(tmp_path, "exit 1"))
     assert started.wait(20)
     assert process.running(node) is None
+
+
+def test_node_is_alive_while_any_of_its_threads_is(tmp_path: Path, node: FormerNode) -> None:
+    """The first thread of a JVM ends before those that still hold its ports."""
+    program = "import ctypes, threading, time; t = threading.Thread(target=time.sleep, args=[100])"
+    program += "; t.start(); print('ready', flush=True); ctypes.CDLL(None).pthread_exit(None)"
+    started = start(node, script(tmp_path, f'exec {sys.executable} -c "{program}"'))
+    await_output(node, "ready")
+    stat = Path(f"/proc/{started.pid}/stat")
+    deadline = time.monotonic() + 20
+    while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "the first thread does not end"
+        time.sleep(0.02)
+    assert started.is_alive()
+    process.kill(node)
+    assert not started.is_alive()
 
 
 def test_process_that_took_the_number_is_not_touched(tmp_path: Path, node: FormerNode) -> None:
