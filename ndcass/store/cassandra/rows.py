@@ -82,13 +82,23 @@ class Pointer(NamedTuple):
     moved_ms: int
 
     def pack(self) -> bytes:
-        return _POINTER.pack(*self)
+        """The header column of a pointer, always the same bytes for the same pointer."""
+        fields = _POINTER.pack(*self)
+        return fields + _CRC.pack(codec.checksum(fields))
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Pointer":
-        if len(packed) != _POINTER.size:
-            raise CorruptValue(f"a pointer of {len(packed)} bytes should have {_POINTER.size}")
-        return cls(*_POINTER.unpack(packed))
+        """The inverse of `pack`; CorruptValue if it does not fit its checksum.
+
+        A watermark with a flipped bit would hide writes, or merge them twice.
+        """
+        size = _POINTER.size + _CRC.size
+        if len(packed) != size:
+            raise CorruptValue(f"a pointer of {len(packed)} bytes should have {size}")
+        fields = packed[: _POINTER.size]
+        if _CRC.unpack_from(packed, _POINTER.size)[0] != codec.checksum(fields):
+            raise CorruptValue("a pointer does not fit its checksum")
+        return cls(*_POINTER.unpack(fields))
 
 
 def parts_of(size_bytes: int) -> int:
@@ -110,12 +120,16 @@ def unpack_header(packed: bytes, *, kind: int, write_id: bytes, address: CuboidA
         raise CorruptValue("the header of a row has the wrong size")
     if _CRC.unpack_from(packed, _HEADER.size)[0] != _header_crc(fields, kind, write_id, address):
         raise CorruptValue("the header of a row does not fit its checksum")
-    op, *boxes, size_bytes, parts = _HEADER.unpack(fields)
+    code, *boxes, size_bytes, parts = _HEADER.unpack(fields)
+    try:
+        op = WriteOp(code)
+    except ValueError as error:
+        raise CorruptValue(f"a row has the unknown operation {code}") from error
     return Head(
         morton=address.morton,
         kind=kind,
         write_id=write_id,
-        op=WriteOp(op),
+        op=op,
         corner_zyx=(boxes[0], boxes[1], boxes[2]),
         shape_zyx=(boxes[3], boxes[4], boxes[5]),
         cuboid_zyx=(boxes[6], boxes[7], boxes[8]),
