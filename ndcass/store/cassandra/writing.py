@@ -8,7 +8,8 @@ whole; one that fails is indeterminate.
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, NamedTuple, Self
 
@@ -34,9 +35,12 @@ from ndcass.store.clock import WriteClock, milliseconds_of
 
 # Encoded voxels of one batch that stay in memory.
 HELD_BYTES = 256 << 20
-# One mutation: nearly twice as fast as half of it, and well below what a node takes at most
-# (`make bench-cassandra`).
-MUTATION_BYTES = 4 << 20
+# One mutation: 4 MiB of voxels and what goes with them. Nearly twice as fast as half of it, and
+# well below what a node takes at most (`make bench-cassandra`).
+MUTATION_BYTES = (4 << 20) + (64 << 10)
+# What a row takes in a mutation beside its payload: key, header, timestamp. Many constant cuboids
+# have no more than this.
+ROW_BYTES = 512
 # Mutations under way; how many bytes is the driver's affair.
 WRITES_AT_ONCE = 8
 
@@ -96,24 +100,36 @@ class RowWriter:
         entries: list[tuple[Statement, Sequence[object]]] = []
         size = 0
         for head, payload in rows:
-            if size and size + len(payload) > MUTATION_BYTES:
-                await self._send(entries, size)
-                entries, size = [], 0
-            view = memoryview(payload)
-            stamp = timestamp_us(head.write_id)
-            key = (*bucket, head.morton, head.kind, head.write_id)
-            for part in range(head.parts - 1, 0, -1):
-                piece = view[part * PART_BYTES : (part + 1) * PART_BYTES]
-                if size and size + len(piece) > MUTATION_BYTES:
+            pieces = self._pieces(bucket, head, payload)
+            row_bytes = sum(piece_bytes for _, piece_bytes in pieces)
+            for entry, piece_bytes in pieces:
+                # A row that fits one mutation is not torn apart.
+                room = row_bytes if row_bytes <= MUTATION_BYTES else piece_bytes
+                if entries and size + room > MUTATION_BYTES:
                     await self._send(entries, size)
                     entries, size = [], 0
-                entries.append((self._insert_part, (*key, part, piece, stamp)))
-                size += len(piece)
-            header = pack_header(head, bucket.address(head.morton))
-            first = view[:PART_BYTES]
-            entries.append((self._insert, (*key, 0, header, first, stamp)))
-            size += len(first) + len(header)
+                entries.append(entry)
+                size += piece_bytes
+                row_bytes -= piece_bytes
         await self._send(entries, size)
+
+    def _pieces(
+        self, bucket: Bucket, head: Head, payload: bytes
+    ) -> list[tuple[tuple[Statement, Sequence[object]], int]]:
+        """The parts of a row, the one with the header last; each with its bytes."""
+        view = memoryview(payload)
+        stamp = timestamp_us(head.write_id)
+        key = (*bucket, head.morton, head.kind, head.write_id)
+        pieces: list[tuple[tuple[Statement, Sequence[object]], int]] = []
+        for part in range(head.parts - 1, 0, -1):
+            piece = view[part * PART_BYTES : (part + 1) * PART_BYTES]
+            values: Sequence[object] = (*key, part, piece, stamp)
+            pieces.append(((self._insert_part, values), len(piece) + ROW_BYTES))
+        first = view[:PART_BYTES]
+        header = pack_header(head, bucket.address(head.morton))
+        values = (*key, 0, header, first, stamp)
+        pieces.append(((self._insert, values), len(first) + ROW_BYTES))
+        return pieces
 
     async def _send(self, entries: Entries, size_bytes: int) -> None:
         if entries:
@@ -144,32 +160,46 @@ class CassandraBatch:
         self._clock = clock
         self._windows = windows
         self._wrote = wrote
-        self._held: dict[Bucket, list[_Encoded]] = {}
+        self._held: list[_Encoded] = []
         self._held_bytes = 0
+        # Of one cuboid, by channel.
+        self._cuboid_bytes: dict[int, int] = {}
         self._spool: IO[bytes] | None = None
         self._spool_end = 0
 
     async def add(self, writes: Sequence[CuboidWrite]) -> None:
         """As `CuboidBatch.add`."""
         for encoded in await run_cpu(self._encoded, writes):
-            depth, height, width = writes[0].cuboid_zyx
+            depth, height, width = encoded.cuboid_zyx
             cuboid_bytes = depth * height * width * writes[0].voxels.itemsize
-            layout = await self._layouts.settle(encoded.address.channel_id, cuboid_bytes)
-            bucket = Bucket.of(encoded.address, layout.bucket_bits)
-            self._held.setdefault(bucket, []).append(encoded)
+            self._cuboid_bytes.setdefault(encoded.address.channel_id, cuboid_bytes)
+            self._held.append(encoded)
 
     async def commit(self) -> None:
         """As `CuboidBatch.commit`."""
-        held, self._held = self._held, {}
+        held, self._held = self._held, []
         if not held:
             return
-        await self._occupancy.note(held)
-        ids = await bounded_map(self._send, _chunks(held), limit=WRITES_AT_ONCE)
+        by_bucket = await self._by_bucket(held)
+        await self._occupancy.note(by_bucket)
+        ids = await bounded_map(self._send, _chunks(by_bucket), limit=WRITES_AT_ONCE)
         # Whoever writes after this acknowledgement, through whichever gateway, gets a later id.
         past_ms = milliseconds_of(max(ids)) + 2 * self._windows.max_clock_skew_ms
         wait_ms = past_ms - self._clock.now_ms()
         if wait_ms >= 0:
             await asyncio.sleep((wait_ms + 1) / 1000)
+
+    async def _by_bucket(self, held: Sequence[_Encoded]) -> dict[Bucket, list[_Encoded]]:
+        """The writes of each bucket, in their order."""
+        bits = {
+            channel_id: (await self._layouts.settle(channel_id, cuboid_bytes)).bucket_bits
+            for channel_id, cuboid_bytes in self._cuboid_bytes.items()
+        }
+        found: defaultdict[Bucket, list[_Encoded]] = defaultdict(list)
+        for encoded in held:
+            address = encoded.address
+            found[Bucket.of(address, bits[address.channel_id])].append(encoded)
+        return found
 
     async def __aenter__(self) -> Self:
         return self
@@ -180,7 +210,7 @@ class CassandraBatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._held = {}
+        self._held = []
         if self._spool is not None:
             self._spool.close()
 
@@ -280,17 +310,18 @@ class CassandraBatch:
         return rows
 
 
-def _chunks(held: dict[Bucket, list[_Encoded]]) -> list[tuple[Bucket, list[_Encoded]]]:
+def _chunks(held: Mapping[Bucket, Sequence[_Encoded]]) -> list[tuple[Bucket, list[_Encoded]]]:
     """The writes of each bucket in pieces of about one mutation."""
     chunks: list[tuple[Bucket, list[_Encoded]]] = []
     for bucket, writes in held.items():
         chunk: list[_Encoded] = []
         size = 0
         for write in writes:
-            if chunk and size + write.body_bytes > MUTATION_BYTES:
+            row_bytes = len(write.front) + write.body_bytes + ROW_BYTES
+            if chunk and size + row_bytes > MUTATION_BYTES:
                 chunks.append((bucket, chunk))
                 chunk, size = [], 0
             chunk.append(write)
-            size += write.body_bytes
+            size += row_bytes
         chunks.append((bucket, chunk))
     return chunks
