@@ -136,6 +136,7 @@ class BucketReader:
         """
         missing: CuboidAddress | None = None
         for _ in range(MOST_READS):
+            missing = None
             heads, payloads = await both(
                 self.heads(bucket, mortons), self._payloads(bucket, mortons, cuboid_bytes)
             )
@@ -143,7 +144,6 @@ class BucketReader:
                 self.counts["torn"] += 1
                 continue
             found: dict[int, tuple[list[CuboidRow], Heads]] = {}
-            missing = None
             for morton, cuboid in heads.items():
                 self.counts["rows_ignored"] += len(cuboid.writes) - len(cuboid.unfolded)
                 rows = await self._complete(bucket, cuboid.valid, payloads, checked=checked)
@@ -178,7 +178,7 @@ class BucketReader:
         """Whether a quorum returns the payload of a row, and every byte of it fits."""
         statement = await self._prepared(_PAYLOAD, self._tier_of(head.kind))
         parts = [
-            await self._part(statement, (*bucket, *key), Consistency.LOCAL_QUORUM, ())
+            await self._part(statement, (*bucket, *key), Consistency.LOCAL_QUORUM, (), [])
             for key in _keys(head)
         ]
         address = bucket.address(head.morton)
@@ -288,7 +288,11 @@ class BucketReader:
     async def _searched(
         self, bucket: Bucket, head: Head, address: CuboidAddress
     ) -> CuboidRow | None:
-        """A row whose payload one replica did not have whole: from a quorum, then from each."""
+        """A row whose payload one replica did not have whole: from a quorum, then from each.
+
+        None if no replica has it whole, and all of them said so.
+        """
+        failures: list[StoreError] = []
         statement = await self._prepared(_PAYLOAD, self._tier_of(head.kind))
         keys = [(*bucket, *key) for key in _keys(head)]
         every = await self._driver.replicas(statement, keys[0])
@@ -297,7 +301,7 @@ class BucketReader:
             *((Consistency.LOCAL_ONE, address_) for address_ in every),
         ):
             avoid = [other for other in every if first and other != first]
-            parts = [await self._part(statement, key, consistency, avoid) for key in keys]
+            parts = [await self._part(statement, key, consistency, avoid, failures) for key in keys]
             row = _joined(head, address, parts)
             if row is not None:
                 row = await run_cpu(_verified, row, head, address)
@@ -306,6 +310,8 @@ class BucketReader:
             if any(part is not None for part in parts):
                 self.counts["damaged_payloads"] += 1
                 logger.warning("%s: a replica has a payload that fits no checksum", address)
+        if failures:  # who did not answer may have it: neither gone nor damaged
+            raise failures[-1]
         return None
 
     async def _part(
@@ -314,14 +320,16 @@ class BucketReader:
         key: tuple[object, ...],
         consistency: Consistency,
         avoid: Sequence[str],
+        failures: list[StoreError],
     ) -> bytes | None:
-        """One part as some replica has it; None also where that one fails, for there are others."""
+        """One part as some replica has it. One that fails is noted, for there are others."""
         try:
             page = await self._driver.page(
                 statement, key, consistency=consistency, size_bytes=PART_BYTES, avoid=avoid
             )
-        except StoreError:
+        except StoreError as error:
             self.counts["replicas_failed"] += 1
+            failures.append(error)
             return None
         return page.rows[0][0] if page.rows else None
 
