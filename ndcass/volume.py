@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ndcass import codec, morton
 from ndcass.assemble import assemble, planes_as_stored
 from ndcass.concurrency import CPU_CORES, OneBehind, bounded_map, one_ahead, run_cpu
-from ndcass.errors import BadBody, NotFound, ReadOnly
+from ndcass.errors import BadBody, CorruptValue, NotFound, ReadOnly
 from ndcass.geometry import Box, Level, Zyx
 from ndcass.merge import WriteOp
 from ndcass.model import Channel
@@ -287,18 +287,28 @@ async def _fill(
     async for batch in store.read(addresses):
         usage.store_s += time.perf_counter() - began
         missing.difference_update(address for address, _ in batch)
-        shares = _shares(batch, size)
-        if len(shares) == 1:
-            await run_cpu(_copy, batch, targets, cuboid_zyx, usage)
-        else:
-            await bounded_map(
-                lambda share: run_cpu(_copy, share, targets, cuboid_zyx, usage),
-                shares,
-                limit=len(shares),
-            )
+        try:
+            await _copied(batch, targets, size, cuboid_zyx, usage)
+        except CorruptValue:
+            # Another replica, where there is one, may have it whole.
+            async for again in store.reread([address for address, _ in batch]):
+                await _copied(again, targets, size, cuboid_zyx, usage)
         began = time.perf_counter()
     if missing:
         await run_cpu(_clear, missing, targets)
+
+
+async def _copied(
+    batch: Sequence[StoredCuboid], targets: _Targets, size: int, cuboid_zyx: Zyx, usage: Usage
+) -> None:
+    """Decode a batch into its targets, in as many threads as it is worth."""
+    shares = _shares(batch, size)
+    if len(shares) == 1:
+        await run_cpu(_copy, batch, targets, cuboid_zyx, usage)
+        return
+    await bounded_map(
+        lambda share: run_cpu(_copy, share, targets, cuboid_zyx, usage), shares, limit=len(shares)
+    )
 
 
 def _shares(batch: Sequence[StoredCuboid], size: int) -> list[Sequence[StoredCuboid]]:

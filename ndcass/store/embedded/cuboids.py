@@ -155,6 +155,10 @@ class EmbeddedCuboids:
 
     # -- reading
 
+    def reread(self, addresses: Sequence[CuboidAddress]) -> AsyncIterator[Sequence[StoredCuboid]]:
+        """As `CuboidStore.reread`; there is one copy of everything."""
+        return self.read(addresses)
+
     def read_now(self, addresses: Sequence[CuboidAddress]) -> Sequence[StoredCuboid] | None:
         """As `CuboidStore.read_now`: what is in memory, without a change of thread."""
         known, resident = self._known_rows(), self._resident
