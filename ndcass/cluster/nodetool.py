@@ -21,9 +21,8 @@ from ndcass.cluster.site import Site
 from ndcass.cluster.spec import Cluster, Node
 from ndcass.errors import ClusterError, MissingTool
 
-ASK_TIMEOUT_S = 60.0
-# A node that hangs does not answer at all; a busy machine takes its time.
-STATUS_TIMEOUT_S = 30.0
+# A second where there is nothing else to do; a machine that is busy takes its time.
+ASK_TIMEOUT_S = 120.0
 # JVMs that run side by side: each takes a core while it starts.
 MOST_AT_ONCE = 2
 _POLL_S = 0.05
@@ -189,9 +188,11 @@ def answers_of(
     return answers
 
 
-def views_from(site: Site, observers: Iterable[Node]) -> dict[Node, dict[str, str]]:
+def views_from(
+    site: Site, observers: Iterable[Node], *, timeout_s: float = ASK_TIMEOUT_S
+) -> dict[Node, dict[str, str]]:
     """How nodes see all: address -> ``UN``, ``DN``, ...; without observers that do not answer."""
-    answers = answers_of(site, dict.fromkeys(observers, ("status",)), timeout_s=STATUS_TIMEOUT_S)
+    answers = answers_of(site, dict.fromkeys(observers, ("status",)), timeout_s=timeout_s)
     return {
         answer.node: ring.views(answer.outcome)
         for answer in answers

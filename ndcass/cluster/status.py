@@ -18,7 +18,7 @@ from ndcass.store.cassandra.driver import ConnectSettings, Driver
 from ndcass.store.cassandra.monitoring import NodeFacts, node_facts, view_by_gossip
 
 # A node that hangs must not hold up the news about it.
-REQUEST_TIMEOUT_S, CONNECT_TIMEOUT_S = 4.0, 3.0
+REQUEST_TIMEOUT_S, CONNECT_TIMEOUT_S, TOOL_TIMEOUT_S = 4.0, 3.0, 20.0
 NOT_SEEN = "-"
 """How a node is seen that an observer does not know at all."""
 
@@ -182,4 +182,5 @@ def _views_by_tool(site: Site, answering: Collection[str]) -> dict[str, dict[str
     """
     running = [node for node in site.cluster.nodes if process.running(node) is not None]
     asked = [node for node in running if node.address in answering] or running
-    return {node.name: view for node, view in nodetool.views_from(site, asked).items()}
+    views = nodetool.views_from(site, asked, timeout_s=TOOL_TIMEOUT_S)
+    return {node.name: view for node, view in views.items()}

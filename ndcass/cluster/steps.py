@@ -19,6 +19,8 @@ from ndcass.errors import ClusterError
 from ndcass.store.cassandra.monitoring import is_answering
 
 _POLL_S = 0.5
+# Who hangs must not hold up the news that something has failed.
+_SITUATION_TIMEOUT_S = 20.0
 
 
 class StepFailed(ClusterError):
@@ -55,7 +57,7 @@ def situation(site: Site) -> str:
     """Which nodes run, and whom those that do not see as up and normal."""
     nodes = site.cluster.nodes
     running = running_nodes(site)
-    views = nodetool.views_from(site, running)
+    views = nodetool.views_from(site, running, timeout_s=_SITUATION_TIMEOUT_S)
     found = []
     for node in nodes:
         if node not in running:

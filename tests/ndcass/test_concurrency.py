@@ -12,6 +12,8 @@ from ndcass.concurrency import (
     GroupRunner,
     OneBehind,
     SharedCall,
+    as_ready,
+    both,
     bounded_map,
     one_ahead,
     run_cpu,
@@ -674,3 +676,156 @@ async def test_a_failure_goes_to_all_who_asked_and_the_next_call_is_a_new_one() 
     await settle()
     question.answers[1].set_result(4)
     assert await again == 4
+
+
+# -- both
+
+
+async def test_two_calls_go_on_at_once_and_give_both_results() -> None:
+    here, there = asyncio.Event(), asyncio.Event()
+
+    async def meet(mine: asyncio.Event, other: asyncio.Event, result: int) -> int:
+        mine.set()
+        await other.wait()
+        return result
+
+    calls = both(meet(here, there, 1), meet(there, here, 2))
+    assert await asyncio.wait_for(calls, timeout=30) == (1, 2)
+
+
+@pytest.mark.parametrize("fails_first", [True, False])
+async def test_the_failure_of_one_call_cancels_the_other(fails_first: bool) -> None:
+    cancelled: list[bool] = []
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise NotFound("it")
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    calls = both(fail(), wait()) if fails_first else both(wait(), fail())
+    with pytest.raises(NotFound, match="it"):
+        await asyncio.wait_for(calls, timeout=30)
+    assert cancelled == [True]
+
+
+async def test_a_cancelled_caller_ends_both_calls() -> None:
+    cancelled: list[bool] = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def run() -> None:
+        await both(wait(), wait())
+
+    task = asyncio.create_task(run())
+    await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cancelled == [True, True]
+
+
+# -- as_ready
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+async def test_results_come_as_they_are_ready_within_the_limit(limit: int) -> None:
+    under_way, most = 0, 0
+
+    async def work(item: int) -> int:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return item
+
+    found = [result async for result in as_ready(work, range(20), limit=limit)]
+    assert sorted(found) == list(range(20))
+    assert most <= limit
+
+
+async def test_a_slow_item_holds_no_other_up() -> None:
+    go_on = asyncio.Event()
+
+    async def work(item: int) -> int:
+        if item == 0:
+            await go_on.wait()
+        return item
+
+    found: list[int] = []
+    async for result in as_ready(work, range(10), limit=2):
+        found.append(result)
+        if len(found) == 9:
+            go_on.set()
+    assert found == [*range(1, 10), 0]
+
+
+async def test_no_more_begin_than_are_taken() -> None:
+    begun: list[int] = []
+
+    async def work(item: int) -> int:
+        begun.append(item)
+        return item
+
+    async with contextlib.aclosing(as_ready(work, range(100), limit=3)) as results:
+        await anext(results)
+        await settle()
+        assert len(begun) <= 4  # one was taken
+        await settle()
+        assert len(begun) <= 4
+
+
+async def test_the_first_failure_ends_what_is_under_way() -> None:
+    cancelled: list[int] = []
+
+    async def work(item: int) -> int:
+        try:
+            await asyncio.sleep(0 if item == 1 else 3600)
+        except asyncio.CancelledError:
+            cancelled.append(item)
+            raise
+        raise NotFound(f"item {item}")
+
+    with pytest.raises(NotFound, match="item 1"):
+        async for _ in as_ready(work, range(10), limit=3):
+            pass
+    assert sorted(cancelled) == [0, 2]
+
+
+async def test_leaving_early_ends_what_is_under_way() -> None:
+    ended: list[int] = []
+
+    async def work(item: int) -> int:
+        if item == 0:
+            return item
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0)  # even what takes a while to end
+            ended.append(item)
+        return item
+
+    tasks_before = len(asyncio.all_tasks())
+    async with contextlib.aclosing(as_ready(work, range(10), limit=3)) as results:
+        assert await anext(results) == 0
+        await settle()
+    assert sorted(ended) == [1, 2, 3]
+    assert len(asyncio.all_tasks()) == tasks_before
+
+
+async def test_nothing_is_ready_of_no_items() -> None:
+    async def work(item: int) -> int:
+        return item
+
+    assert [result async for result in as_ready(work, [], limit=3)] == []
