@@ -9,12 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 
-.PHONY: help run test setup fmt lint types layers check bench bench-cassandra cluster-up cluster-down
+.PHONY: help run test test-slow setup fmt lint types layers check bench bench-cassandra cluster-up cluster-down
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run     a server with a demo volume on http://127.0.0.1:$(PORT) (PORT=, DATA=)"
-	@echo "make test    all tests"
+	@echo "make test    all tests but the slow ones"
+	@echo "make test-slow  tests that break Cassandra nodes for minutes"
 	@echo "make check   format, lint, types and layers, in seconds"
 	@echo "make fmt     format and fix what can be fixed"
 	@echo "make bench   the benchmarks, one after the other; make bench-cassandra: on three nodes"
@@ -27,6 +28,9 @@ run: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 setup: $(STAMP)
 

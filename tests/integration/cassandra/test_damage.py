@@ -51,6 +51,7 @@ def read(running: Gateway, token: str) -> Voxels:
 # -- a damaged file
 
 
+@pytest.mark.slow
 def test_bytes_flipped_in_an_sstable_are_read_from_another_replica_and_reported(
     system: System,
 ) -> None:

@@ -14,7 +14,7 @@ from tests.processes import Gateway
 from tests.system import System
 from tests.witness import BOX_ZYX, FREE_BOX_PATH, Evidence, check, create_volume, load
 
-pytestmark = pytest.mark.cassandra
+pytestmark = [pytest.mark.cassandra, pytest.mark.slow]
 
 # What a gateway of these tests waits for the store, and what it may take to say so.
 REQUEST_TIMEOUT_S = 5.0

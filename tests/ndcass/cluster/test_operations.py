@@ -28,7 +28,7 @@ from ndcass.store.cassandra.structure import empty
 from tests.cassandra_nodes import DATA_CENTRE, CassandraNodes, cassandra_nodes
 from tests.processes import free_port
 
-pytestmark = [pytest.mark.cassandra, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cassandra, pytest.mark.slow, pytest.mark.timeout(600)]
 
 KEYSPACE = "kept"
 ROWS = 300
