@@ -82,6 +82,7 @@ def log_in(settings: ConnectSettings, cql: str, *, address: str = "") -> list[tu
 
 
 @pytest.mark.cassandra
+@pytest.mark.slow
 def test_superuser_of_the_description_has_the_place_of_the_one_that_all_know(
     secured: CassandraNodes,
 ) -> None:
@@ -165,6 +166,7 @@ def test_changed_node_alone_is_restarted_and_a_bad_change_shows_what_the_node_sa
 
 
 @pytest.mark.cassandra
+@pytest.mark.slow
 def test_what_was_written_is_there_after_down_and_up(secured: CassandraNodes) -> None:
     own = superuser_settings(secured.site)
     # One of the tier that holds the keyspace: the other has nobody local to ask.

@@ -310,6 +310,7 @@ async def test_nothing_blocks_the_event_loop(
         await driver.close()
 
 
+@pytest.mark.slow
 async def test_many_large_requests_at_once_are_bounded_and_all_come_through(
     cassandra_settings: ConnectSettings,
     keyspace: Tier,
@@ -454,6 +455,7 @@ async def test_a_node_that_hangs_is_hedged(
     await driver.close()
 
 
+@pytest.mark.slow
 async def test_a_request_whose_connection_ends_is_sent_to_another_replica(
     cassandra_cluster: CassandraNodes, patient: Driver, keyspace: Tier
 ) -> None:
