@@ -182,6 +182,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_processes_that_apply_at_once_take_turns(
     driver: Driver, fresh: Keyspaces, cassandra_settings: ConnectSettings
 ) -> None:
