@@ -543,6 +543,7 @@ async def test_a_fold_changes_nothing_about_writes_of_a_clock_that_is_far_ahead(
 # -- a replica that is away
 
 
+@pytest.mark.slow
 async def test_a_replica_that_missed_the_fold_and_the_sweep_harms_nobody(
     volume: Volume, cassandra_cluster: CassandraNodes
 ) -> None:
@@ -557,6 +558,7 @@ async def test_a_replica_that_missed_the_fold_and_the_sweep_harms_nobody(
 
 
 @pytest.mark.parametrize("is_before", [True, False])
+@pytest.mark.slow
 async def test_a_write_that_reached_one_replica_is_there_or_not_but_never_mixed(
     volume: Volume, cassandra_cluster: CassandraNodes, is_before: bool
 ) -> None:
