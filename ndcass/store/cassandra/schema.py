@@ -315,6 +315,8 @@ async def _make_keyspace(driver: Driver, keyspace: Keyspace, report: Callable[[s
             name=keyspace.name, data_centre=quoted, replicas=keyspace.replicas
         )
         await driver.run(cql, timeout_s=CHANGE_TIMEOUT_S)
+        # If somebody else was quicker, the node that is asked next may not have heard of it.
+        await _agreement(driver)
         rows = await driver.run(_REPLICATION, (keyspace.name,))
     where = [name for name in rows[0][0] if name != "class"]
     if where != [keyspace.data_centre]:
