@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from ndcass.errors import NotFound, StoreError, StoreTimeout, TransactionUnknown
 from ndcass.store.base import DELETE_JOB, Job, JobState
 from ndcass.store.cassandra.driver import Consistency, Row
-from ndcass.store.cassandra.tables import Entry, Tables, json_text, pause
+from ndcass.store.cassandra.tables import Entry, Tables, pause
 from ndcass.store.clock import WRITE_ID_BYTES, WriteClock, milliseconds_of, wall_clock_ms
+from ndcass.store.values import json_text
 
 MOST_JOBS = 1000
 # Open jobs that a claim looks at together, oldest first.

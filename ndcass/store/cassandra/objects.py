@@ -20,8 +20,9 @@ from ndcass.errors import CorruptValue, InvalidRequest
 from ndcass.store.base import MAX_OBJECT_ID, Comparison, Predicate, StoredObject
 from ndcass.store.cassandra.driver import Row
 from ndcass.store.cassandra.stamps import Stamps
-from ndcass.store.cassandra.tables import Entry, Tables, batched, json_text
+from ndcass.store.cassandra.tables import Entry, Tables, batched
 from ndcass.store.query import meets
+from ndcass.store.values import json_text
 
 SHARD_BITS = 15
 # A batch is one message of at most 16 MiB; with the copies for the index its texts count thrice.

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 from ndcass.concurrency import SharedCall
 from ndcass.errors import StoreError, StoreTimeout, TooLarge, TransactionUnknown
 from ndcass.store.cassandra.driver import Consistency
-from ndcass.store.cassandra.tables import Entry, Tables, is_key, json_text, pause
+from ndcass.store.cassandra.tables import Entry, Tables, is_key, pause
+from ndcass.store.values import json_text
 
 T = TypeVar("T")
 

@@ -5,12 +5,11 @@ acknowledged write; changes that depend on what is there are lightweight transac
 """
 
 import asyncio
-import json
 import random
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import TypeVar
 
-from ndcass.errors import InvalidRequest, StoreUnavailable
+from ndcass.errors import StoreUnavailable
 from ndcass.store.cassandra.driver import Consistency, Driver, Row, Statement, TransactionResult
 
 T = TypeVar("T")
@@ -119,17 +118,3 @@ def is_key(name: str) -> bool:
         return len(name.encode()) <= MOST_KEY_BYTES
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
-
-
-def json_text(value: Mapping[str, Any]) -> str:
-    """`value` as JSON, which is plain ASCII; `Any` is what JSON can hold.
-
-    Raises
-    ------
-    InvalidRequest
-        If JSON cannot hold it.
-    """
-    try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"not JSON-able: {error}") from error

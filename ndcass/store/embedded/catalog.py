@@ -18,8 +18,9 @@ from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
 from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, User
 from ndcass.store.base import DELETE_JOB, MAX_OBJECT_ID
 from ndcass.store.embedded.jobs import EmbeddedJobs
-from ndcass.store.embedded.sqlite import Database, json_text, signed, unsigned
+from ndcass.store.embedded.sqlite import Database, signed, unsigned
 from ndcass.store.embedded.token import ChangeToken
+from ndcass.store.values import json_text
 
 T = TypeVar("T")
 

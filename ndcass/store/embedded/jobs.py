@@ -9,7 +9,8 @@ from typing import Any
 
 from ndcass.errors import NotFound
 from ndcass.store.base import DELETE_JOB, Job, JobState
-from ndcass.store.embedded.sqlite import Database, json_text
+from ndcass.store.embedded.sqlite import Database
+from ndcass.store.values import json_text
 
 MOST_JOBS = 1000
 # One step of housekeeping drops at most so many.

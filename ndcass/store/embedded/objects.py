@@ -14,8 +14,9 @@ from typing import Any, Self
 
 from ndcass.errors import InvalidRequest
 from ndcass.store.base import Comparison, Predicate, StoredObject
-from ndcass.store.embedded.sqlite import Database, Key, delete_rows, json_text, signed, unsigned
+from ndcass.store.embedded.sqlite import Database, Key, delete_rows, signed, unsigned
 from ndcass.store.query import meets
+from ndcass.store.values import json_text
 
 _OBJECTS_KEY = Key("objects", "id")
 _VALUES_KEY = Key("object_values", "field, value, id")

@@ -9,14 +9,13 @@ for an asyncio lock, so that one thread at most waits for the writers of other p
 
 import asyncio
 import contextlib
-import json
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from ndcass.concurrency import run_cpu
 from ndcass.errors import (
@@ -415,20 +414,6 @@ def _delete_first_rows(db: sqlite3.Connection, key: Key, channel_id: int) -> int
 
 
 # -- values
-
-
-def json_text(value: Mapping[str, Any]) -> str:
-    """`value` as JSON, which is plain ASCII; `Any` is what JSON can hold.
-
-    Raises
-    ------
-    InvalidRequest
-        If JSON cannot hold it.
-    """
-    try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"not JSON-able: {error}") from error
 
 
 def signed(unsigned: int) -> int:
