@@ -152,7 +152,8 @@ def plan_slabs(
 def _planes(most: int, depth: int, plane_step: int) -> int:
     """The best number of planes in a slab: whole layers, halves of one, blocks, then one plane."""
     if most >= depth:
-        return most - most % depth
+        # A power of two of layers lies together along the curve.
+        return depth << ((most // depth).bit_length() - 1)
     while depth > most and depth % 2 == 0 and depth // 2 >= plane_step:
         depth //= 2
     return depth if depth <= most else 1

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ndcass import codec
-from ndcass.concurrency import both, run_cpu
-from ndcass.errors import CorruptValue, StoreError, StoreTimeout
+from ndcass.concurrency import both, bounded_map, run_cpu
+from ndcass.errors import CorruptValue, StoreError, StoreUnavailable
 from ndcass.merge import CuboidRow
 from ndcass.store.base import CuboidAddress
 from ndcass.store.cassandra.driver import Consistency, Driver, Statement
@@ -32,12 +32,15 @@ from ndcass.store.cassandra.rows import (
     Pointer,
     unpack_header,
 )
+from ndcass.store.cassandra.tables import batched
 from ndcass.store.cassandra.tiers import Tier
 
 logger = logging.getLogger(__name__)
 
 # A page of payloads; a reply of 128 MiB would be refused between the nodes.
 PAGE_BYTES = 4 << 20
+# Pages of one bucket under way.
+PAGES_AT_ONCE = 4
 HEADERS_A_PAGE = 4096
 HEADER_BYTES = 128
 MOST_READS = 4
@@ -192,7 +195,7 @@ class BucketReader:
         ------
         CorruptValue
             If a header does not fit its checksum, whichever replicas answer.
-        StoreTimeout
+        StoreUnavailable
             If reading takes longer than the window in which folded rows stay, again and again.
         """
         for _ in range(MOST_READS):
@@ -203,7 +206,7 @@ class BucketReader:
             if time.monotonic() - began <= self._read_window_s:
                 return dict(sorted(found.items()))
             self.counts["late"] += 1
-        raise StoreTimeout("the store took too long to say what is stored")
+        raise StoreUnavailable("the store took too long to say what is stored")
 
     async def _read_heads(
         self, tier: Tier, bucket: Bucket, mortons: Sequence[int] | None, found: dict[int, Heads]
@@ -232,18 +235,25 @@ class BucketReader:
     ) -> _Payloads:
         """What one replica has; it may lack rows that the headers will name."""
         payloads: _Payloads = {}
-        part_bytes = min(PART_BYTES, cuboid_bytes)
-        for tier in self.tiers:
-            statement, values = await self._select(_PAYLOADS, tier, bucket, mortons)
+
+        async def gather(piece: tuple[Tier, Sequence[int] | None]) -> None:
+            tier, some = piece
+            statement, values = await self._select(_PAYLOADS, tier, bucket, some)
             # A failure here is no failure of the read: what is missing is asked for again.
             with contextlib.suppress(StoreError):
                 await self._gather(
                     statement,
                     values,
                     payloads,
-                    page_rows=max(1, PAGE_BYTES // part_bytes),
-                    size_bytes=min(PAGE_BYTES, cuboid_bytes * (len(mortons) if mortons else 8)),
+                    page_rows=max(1, PAGE_BYTES // min(PART_BYTES, cuboid_bytes)),
+                    size_bytes=min(PAGE_BYTES, cuboid_bytes * (len(some) if some else 8)),
                 )
+
+        # Each a page if its cuboids were written once, and from several replicas at the same time.
+        step = max(1, PAGE_BYTES // cuboid_bytes)
+        parts = list(batched(mortons, step)) if mortons else [None]
+        pieces = [(tier, part) for tier in self.tiers for part in parts]
+        await bounded_map(gather, pieces, limit=PAGES_AT_ONCE)
         return payloads
 
     async def _gather(

@@ -17,6 +17,7 @@ from ndcass.store.cassandra.driver import Consistency, Driver
 from ndcass.store.cassandra.layouts import Layout, Layouts
 from ndcass.store.cassandra.occupancy import Occupancy
 from ndcass.store.cassandra.rows import Bucket, timestamp_us
+from ndcass.store.cassandra.tables import batched
 from ndcass.store.cassandra.tiers import Tiers, Windows
 from ndcass.store.cassandra.writing import CassandraBatch, RowWriter
 from ndcass.store.clock import WriteClock
@@ -133,18 +134,23 @@ class CassandraCuboids:
             return
         resume = Bucket.of(after, layout.bucket_bits) if after is not None else None
         walk = self.occupancy.walk(channel_id, pyramid=pyramid, level=level, after=resume)
-        async for buckets in walk:
-            heads = await bounded_map(self.buckets.heads, buckets, limit=READS_AT_ONCE)
-            page = [
-                bucket.address(morton)
-                for bucket, found in zip(buckets, heads, strict=True)
-                for morton, cuboid in found.items()
-                if cuboid.valid
-            ]
-            if after is not None:
-                page = [address for address in page if address > after]
-            if page:
-                yield page
+        async for found in walk:
+            for buckets in batched(found, READS_AT_ONCE):
+                page = await self._occupied(buckets)
+                if after is not None:
+                    page = [address for address in page if address > after]
+                if page:
+                    yield page
+
+    async def _occupied(self, buckets: Sequence[Bucket]) -> list[CuboidAddress]:
+        """Where some buckets have a cuboid, in order."""
+        heads = await bounded_map(self.buckets.heads, buckets, limit=READS_AT_ONCE)
+        return [
+            bucket.address(morton)
+            for bucket, found in zip(buckets, heads, strict=True)
+            for morton, cuboid in found.items()
+            if cuboid.valid
+        ]
 
     async def verify(
         self, addresses: Sequence[CuboidAddress]

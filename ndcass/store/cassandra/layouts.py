@@ -7,10 +7,11 @@ from ndcass.errors import StoreError, TransactionUnknown
 from ndcass.store.cassandra.driver import Consistency, Driver, Statement
 from ndcass.store.cassandra.tiers import Tier
 
-# A bucket of cuboids written once has about this size, and no more of them than a factor of two an
-# axis (`make bench-cassandra`, bucket bits).
-BUCKET_BYTES = 4 << 20
-MOST_BUCKET_BITS = 3
+# A bucket of cuboids written once has about this size, and no more of them than four an axis.
+# Asking for headers costs by the bucket (`make bench-cassandra`, bucket bits), and a partition is
+# to stay far below 100 MB when its cuboids have several rows.
+BUCKET_BYTES = 16 << 20
+MOST_BUCKET_BITS = 6
 
 _READ = "SELECT bucket_bits, cuboid_bytes FROM channel_layouts WHERE channel=?"
 _WRITE = (

@@ -38,6 +38,7 @@ def conf(cassandra_cluster: CassandraNodes, tiers: Tiers, tmp_path: Path) -> Pat
         "write_window_s": WINDOW_S,
         "request_timeout_s": WINDOW_S,
         "read_window_s": WINDOW_S,
+        "bucket_bits": 3,  # the two cuboids of `_made` are in two buckets
     }
     if not tiers.is_single:
         settings["ingest_keyspace"] = tiers.ingest.keyspace
