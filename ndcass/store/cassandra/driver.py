@@ -125,6 +125,11 @@ class Statement:
     data_centre: str
     prepared: Any  # query.PreparedStatement
 
+    @property
+    def reads(self) -> bool:
+        """Whether it changes nothing."""
+        return self.cql.startswith("SELECT")
+
 
 class Page(NamedTuple):
     """Some rows, and where the next ones begin; None at the end."""
@@ -297,7 +302,13 @@ class Driver:
         if avoid:
             hosts = sorted(hosts, key=lambda host: host.address in avoid)
         send = self._sender(bound, state=state)
-        answer = await self._asked(send, hosts, size_bytes, in_order=bool(avoid))
+        try:
+            answer = await self._asked(send, hosts, size_bytes, in_order=bool(avoid))
+        except StoreTimeout as error:
+            if not statement.reads:
+                raise
+            # Nothing was changed, so nothing is unknown.
+            raise StoreUnavailable("the store does not answer in time") from error
         return Page(answer.rows, answer.state)
 
     async def replicas(self, statement: Statement, values: Sequence[object]) -> Sequence[str]:
