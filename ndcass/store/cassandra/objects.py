@@ -291,7 +291,7 @@ def _plan(predicates: Sequence[Predicate], indexed: Predicate | None) -> _Plan:
         return _Plan(f"{objects} AND {column}[?] = ?", (), values, PAGE_ROWS)
     name = predicates[0].field
     numeric = all(p.field == name and not isinstance(p.value, str) for p in predicates)
-    if numeric and _is_indexed(name):
+    if numeric and _is_indexed(name) and _as_text(name) == name:
         # A value alone is a tenth of what an object is.
         return _Plan(
             f"SELECT id, numbers[?] FROM objects {_OF_SHARD}", (name,), (), VALUES_PAGE_ROWS
