@@ -97,7 +97,7 @@ class CassandraNodes:
 
     @contextlib.contextmanager
     def paused(self, *nodes: Node) -> Iterator[None]:
-        """Let nodes hang, as a long collection or a bad disk would."""
+        """Let nodes hang, as a long collection or a bad disk would; they are back afterwards."""
         try:
             for node in nodes:
                 self._signal(node, signal.SIGSTOP)
@@ -105,6 +105,8 @@ class CassandraNodes:
         finally:
             for node in nodes:
                 self._signal(node, signal.SIGCONT)
+        # Who waited for them may have given them up meanwhile.
+        self.settle()
 
     def wipe(self, node: Node) -> None:
         """Take away everything that a stopped node stored."""

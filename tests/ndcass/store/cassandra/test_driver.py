@@ -427,7 +427,8 @@ async def statements_led_by(tables: Tables, cql: str, address: str) -> AsyncIter
 
 def end_connections(driver: Driver, address: str) -> None:
     """What the driver sees when a node is killed."""
-    for host, pool in driver._session._pools.items():
+    # A copy: the driver takes the pool out as soon as it hears of it.
+    for host, pool in list(driver._session._pools.items()):
         if host.address == address:
             pool._connection.defunct(ConnectionResetError("the node has died"))
 
