@@ -17,7 +17,8 @@ from cassandra.query import BatchStatement, BatchType, tuple_factory
 from ndcass.store.cassandra.rows import Bucket
 
 READS_AT_ONCE = (2, 4, 8, 16)
-WRITES_AT_ONCE = (1, 2, 3, 4)
+# `execute_concurrent` takes no less than two.
+WRITES_AT_ONCE = (2, 3, 4, 6)
 PAGE_ROWS = 16
 
 _KEY = "channel, pyramid, level, t, bucket"
@@ -78,7 +79,9 @@ class BareDriver:
         statements = []
         began = time.perf_counter()
         for rows in batches:
-            batch = BatchStatement(BatchType.UNLOGGED, ConsistencyLevel.LOCAL_QUORUM)
+            batch = BatchStatement(
+                BatchType.UNLOGGED, consistency_level=ConsistencyLevel.LOCAL_QUORUM
+            )
             for bucket, morton, write_id, payload in rows:
                 batch.add(self._write, (*bucket, morton, 0, write_id, 0, payload))
             statements.append((batch, None))
@@ -100,6 +103,6 @@ def _best(choices: Sequence[int], measure: Any) -> int:  # a callable
         try:
             times[choice] = min(measure(choice) for _ in range(3))
         except Exception as error:  # noqa: BLE001 - it refuses what is too much for it
-            print(f"the bare driver fails with {choice} at once: {type(error).__name__}")
+            print(f"the bare driver fails with {choice} at once: {type(error).__name__}: {error}")
             break
     return min(times, key=lambda choice: times[choice])

@@ -43,11 +43,14 @@ from ndcass.store.cassandra import (
 )
 from ndcass.store.cassandra.rows import Bucket
 from ndcass.store.cassandra.schema import apply_schema
+from ndcass.store.cassandra.tables import batched
 from tests.cassandra_nodes import cassandra_nodes
 
 # z, y, x of the box of 64 MiB of uint8.
 BOX = (256, 512, 512)
 WARM_UPS = 3
+# 4 MiB of noise: the best that the bare driver does.
+BATCH_ROWS = 16
 UNFOLDED_ROWS = (1, 4, 16)
 BUCKET_BITS = (0, 3, 6)
 Voxels = npt.NDArray[Any]
@@ -303,11 +306,11 @@ async def _buckets_of_token(settings: CassandraSettings, token: str) -> list[Buc
 def _batches(
     voxels: Voxels, buckets: Sequence[Bucket]
 ) -> list[list[tuple[Bucket, int, bytes, bytes]]]:
-    """The cuboids of a box, encoded as the store does, in a batch a bucket of another channel."""
+    """The cuboids of a box, encoded as the store does, in batches of one bucket and some MiB."""
     channel_id = next(_next_channel)
     cuboids = voxels.reshape(-1, 16, 128, 128)
     each = -(-len(cuboids) // len(buckets))
-    return [
+    rows = [
         [
             (
                 bucket._replace(channel_id=channel_id),
@@ -319,6 +322,7 @@ def _batches(
         ]
         for at, bucket in enumerate(buckets)
     ]
+    return [list(some) for found in rows for some in batched(found, BATCH_ROWS)]
 
 
 def unfolded(settings: CassandraSettings, rounds: int) -> Iterator[Result]:
