@@ -22,11 +22,13 @@ import numpy.typing as npt
 import pytest
 
 from ndcass import assemble
-from ndcass.errors import AlreadyExists, Conflict, NotFound
+from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, TooLarge
 from ndcass.merge import EMPTY, Cuboid, WriteOp, apply
 from ndcass.model import Channel, Dataset, Project, Token, User
 from ndcass.store.base import (
     DELETE_JOB,
+    MAX_RECORD_BYTES,
+    MAX_RECORD_NAME,
     NEARISO,
     PLAIN,
     Comparison,
@@ -1229,3 +1231,82 @@ class LabelContract(Contract):
     async def test_many_labels_are_noted_at_once(self, stores: Stores) -> None:
         await stores.labels.append(1, 0, 0, {label: [label % 7] for label in range(1, 3000)})
         assert list(await stores.labels.mortons(1, 0, 2999)) == [(0, 2999 % 7)]
+
+
+class RecordContract(Contract):
+    """`SideRecords`."""
+
+    @pytest.mark.parametrize("size_bytes", [0, 1, (256 << 10) + 1, MAX_RECORD_BYTES])
+    async def test_a_record_reads_back(self, stores: Stores, size_bytes: int) -> None:
+        value = np.random.default_rng(1).bytes(size_bytes)
+        await stores.records.put(1, "hist", "whole", value)
+        assert await stores.records.get(1, "hist", "whole") == value
+
+    async def test_what_was_never_put_is_none(self, stores: Stores) -> None:
+        await stores.records.put(1, "hist", "whole", b"1")
+        for where in ((2, "hist", "whole"), (1, "nifti", "whole"), (1, "hist", "other")):
+            assert await stores.records.get(*where) is None
+        assert list(await stores.records.keys(1, "nifti")) == []
+
+    @pytest.mark.parametrize("size_bytes", [0, 2, 300 << 10, MAX_RECORD_BYTES])
+    async def test_a_put_replaces_the_whole_record(self, stores: Stores, size_bytes: int) -> None:
+        await stores.records.put(1, "hist", "whole", bytes(600 << 10))
+        await stores.records.put(1, "hist", "whole", b"1" * size_bytes)
+        assert await stores.records.get(1, "hist", "whole") == b"1" * size_bytes
+        assert list(await stores.records.keys(1, "hist")) == ["whole"]
+
+    async def test_keys_are_those_of_one_kind_in_order(self, stores: Stores) -> None:
+        names = ["b", "a,1-2", "\N{LATIN SMALL LETTER E WITH ACUTE}", "B", "\U0001f9e0", "10", "9"]
+        for name in names:
+            await stores.records.put(1, "roi", name, b"1")
+        await stores.records.put(1, "hist", "other", b"1")
+        await stores.records.put(2, "roi", "other", b"1")
+        assert list(await stores.records.keys(1, "roi")) == sorted(names)
+
+    async def test_a_deleted_record_is_gone_and_no_other(self, stores: Stores) -> None:
+        for name in ("a", "b"):
+            await stores.records.put(1, "roi", name, bytes(300 << 10))
+        await stores.records.delete(1, "roi", "a")
+        await stores.records.delete(1, "roi", "never there")
+        assert await stores.records.get(1, "roi", "a") is None
+        assert await stores.records.get(1, "roi", "b") == bytes(300 << 10)
+        assert list(await stores.records.keys(1, "roi")) == ["b"]
+        await stores.records.put(1, "roi", "a", b"again")
+        assert await stores.records.get(1, "roi", "a") == b"again"
+
+    async def test_records_of_a_deleted_channel_are_gone_and_no_others(
+        self, stores: Stores
+    ) -> None:
+        await stores.records.put(1, "hist", "whole", b"1")
+        await stores.records.put(1, "roi", "a", bytes(300 << 10))
+        await stores.records.put(2, "hist", "whole", b"2")
+        assert await stores.records.delete_channel(1) == 2
+        assert await stores.records.get(1, "hist", "whole") is None
+        assert list(await stores.records.keys(1, "roi")) == []
+        assert await stores.records.get(2, "hist", "whole") == b"2"
+        assert await stores.records.delete_channel(1) == 0
+
+    async def test_what_is_no_record_is_refused_and_changes_nothing(self, stores: Stores) -> None:
+        await stores.records.put(1, "hist", "whole", b"1")
+        for name in ("", "a" * (MAX_RECORD_NAME + 1), "a\x00b", "\ud800"):
+            with pytest.raises(InvalidRequest):
+                await stores.records.put(1, "hist", name, b"2")
+            with pytest.raises(InvalidRequest):
+                await stores.records.put(1, name, "whole", b"2")
+            with pytest.raises(InvalidRequest):
+                await stores.records.get(1, "hist", name)
+            with pytest.raises(InvalidRequest):
+                await stores.records.delete(1, "hist", name)
+        with pytest.raises(TooLarge):
+            await stores.records.put(1, "hist", "whole", bytes(MAX_RECORD_BYTES + 1))
+        assert await stores.records.get(1, "hist", "whole") == b"1"
+
+    async def test_of_puts_at_once_one_is_read_whole(self, stores: Stores) -> None:
+        values = [bytes([n]) * ((n + 1) * 100_000) for n in range(8)]
+        async with asyncio.TaskGroup() as group:
+            for value in values:
+                group.create_task(stores.records.put(1, "hist", "whole", value))
+            for _ in range(8):
+                found = await stores.records.get(1, "hist", "whole")
+                assert found is None or found in values
+        assert await stores.records.get(1, "hist", "whole") in values

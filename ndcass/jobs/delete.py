@@ -1,4 +1,4 @@
-"""The job that removes what a deleted channel leaves behind: voxels, objects, label index."""
+"""The job that removes what a deleted channel leaves behind: voxels, annotations, side records."""
 
 from ndcass.errors import Conflict
 from ndcass.jobs.runner import Progress
@@ -21,6 +21,7 @@ async def delete_channel(stores: Stores, job: Job, progress: Progress) -> None:
     steps = (
         stores.objects.delete_channel,
         stores.labels.delete_channel,
+        stores.records.delete_channel,
         stores.cuboids.delete_channel,
     )
     for done, step in enumerate(steps):

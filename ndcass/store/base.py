@@ -1,7 +1,8 @@
 """What a store promises: the protocols that every engine keeps.
 
-Five of them: `CuboidStore` (voxels), `Catalog` (names), `Jobs` (background work), `ObjectStore`
-and `LabelIndex` (annotations); `Stores` holds one of each. ``tests/store_contract.py`` is the same
+Six of them: `CuboidStore` (voxels), `Catalog` (names), `Jobs` (background work), `ObjectStore`
+and `LabelIndex` (annotations), `SideRecords` (what else belongs to a channel); `Stores` holds one
+of each. ``tests/store_contract.py`` is the same
 promise as tests, run on every engine.
 
 What every engine promises
@@ -36,6 +37,10 @@ NEARISO = 1
 DELETE_JOB = "delete"
 # The greatest id that a voxel of an annotation channel can hold.
 MAX_OBJECT_ID = (1 << 64) - 1
+# What a side record is at most, by its kind and key and by its value.
+MAX_RECORD_NAME = 200
+MAX_RECORD_BYTES = 1 << 20
+MOST_RECORD_KEYS = 10_000
 
 
 class CuboidAddress(NamedTuple):
@@ -400,6 +405,39 @@ class LabelIndex(Protocol):
     async def delete_channel(self, channel_id: int) -> int: ...
 
 
+class SideRecords(Protocol):
+    """Small values that belong to a channel beside its voxels, by kind and key: a histogram.
+
+    A kind and a key are texts of 1 to `MAX_RECORD_NAME` characters, a value has at most
+    `MAX_RECORD_BYTES`; `store.values.check_record` says so. Of a kind there should be no more keys
+    than `MOST_RECORD_KEYS`, since `keys` gives no more.
+    """
+
+    async def put(self, channel_id: int, kind: str, key: str, value: bytes) -> None:
+        """Write or replace one; durable when it returns.
+
+        Raises
+        ------
+        InvalidRequest, TooLarge
+            If the names or the value are not as above.
+        """
+
+    async def get(self, channel_id: int, kind: str, key: str) -> bytes | None:
+        """The whole value of the last put, never parts of two; None if there is none."""
+
+    async def keys(self, channel_id: int, kind: str) -> Sequence[str]:
+        """The first `MOST_RECORD_KEYS` keys of a kind, ascending by code points.
+
+        One whose put or delete was interrupted may be among them although `get` finds nothing.
+        """
+
+    async def delete(self, channel_id: int, kind: str, key: str) -> None:
+        """Forget one, if it is there."""
+
+    async def delete_channel(self, channel_id: int) -> int:
+        """Forget every record of a channel; how many there were. May be run again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """Whether a store can serve; `reason` is for operators, without paths and hosts."""
@@ -426,6 +464,9 @@ class Stores(Protocol):
 
     @property
     def labels(self) -> LabelIndex: ...
+
+    @property
+    def records(self) -> SideRecords: ...
 
     @property
     def counts(self) -> Mapping[str, float]:

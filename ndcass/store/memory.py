@@ -25,6 +25,7 @@ from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, 
 from ndcass.store.base import (
     DELETE_JOB,
     MAX_OBJECT_ID,
+    MOST_RECORD_KEYS,
     CuboidAddress,
     CuboidWrite,
     Health,
@@ -36,6 +37,7 @@ from ndcass.store.base import (
 )
 from ndcass.store.clock import WriteClock
 from ndcass.store.query import meets
+from ndcass.store.values import check_record
 
 T = TypeVar("T")
 
@@ -54,6 +56,7 @@ class MemoryStores:
         self.catalog = MemoryCatalog(self.jobs)
         self.objects = MemoryObjects()
         self.labels = MemoryLabels()
+        self.records = MemoryRecords()
         self.counts: Mapping[str, float] = {}
 
     async def health(self) -> Health:
@@ -649,6 +652,40 @@ class MemoryLabels:
         entries = sum(len(found) for key, found in self._cuboids.items() if key[0] == channel_id)
         _forget(self._cuboids, lambda key: key[0] == channel_id)
         return entries
+
+
+# -- side records
+
+
+class MemoryRecords:
+    """The `SideRecords` in a dict."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[int, str, str], bytes] = {}
+
+    async def put(self, channel_id: int, kind: str, key: str, value: bytes) -> None:
+        """As `SideRecords.put`."""
+        check_record(kind, key, value)
+        self._values[channel_id, kind, key] = bytes(value)
+
+    async def get(self, channel_id: int, kind: str, key: str) -> bytes | None:
+        """As `SideRecords.get`."""
+        check_record(kind, key)
+        return self._values.get((channel_id, kind, key))
+
+    async def keys(self, channel_id: int, kind: str) -> Sequence[str]:
+        """As `SideRecords.keys`."""
+        of_kind = (key for *of, key in self._values if of == [channel_id, kind])
+        return sorted(of_kind)[:MOST_RECORD_KEYS]
+
+    async def delete(self, channel_id: int, kind: str, key: str) -> None:
+        """As `SideRecords.delete`."""
+        check_record(kind, key)
+        self._values.pop((channel_id, kind, key), None)
+
+    async def delete_channel(self, channel_id: int) -> int:
+        """As `SideRecords.delete_channel`."""
+        return _forget(self._values, lambda key: key[0] == channel_id)
 
 
 # -- dicts

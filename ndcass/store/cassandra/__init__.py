@@ -4,7 +4,7 @@ Where what is: ``driver.py`` is the seam to the driver. ``rows.py``, ``buckets.p
 ``writing.py`` make up ``cuboids.py``; ``layouts.py`` and ``occupancy.py`` say how a channel is
 spread and which partitions it has; ``fold.py`` turns many rows into one. Names are in
 ``catalog.py``, background work in ``jobs.py``, annotations in ``objects.py`` and ``labels.py``,
-tables in ``schema.py``.
+side records in ``records.py``, tables in ``schema.py``.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from ndcass.store.cassandra.folding import CassandraFolding, FoldSettings
 from ndcass.store.cassandra.jobs import CassandraJobs
 from ndcass.store.cassandra.labels import CassandraLabels
 from ndcass.store.cassandra.objects import CassandraObjects
+from ndcass.store.cassandra.records import CassandraRecords
 from ndcass.store.cassandra.schema import Keyspace, Keyspaces, check_schema
 from ndcass.store.cassandra.stamps import Stamps
 from ndcass.store.cassandra.tables import Tables
@@ -109,6 +110,7 @@ class CassandraStores:
         self.catalog = CassandraCatalog(tables, self.jobs)
         self.objects = CassandraObjects(tables, stamps)
         self.labels = CassandraLabels(tables, stamps)
+        self.records = CassandraRecords(tables, stamps)
         self.folding = CassandraFolding(
             driver, cuboids, writer, settings, is_live=self.catalog.is_live
         )

@@ -4,7 +4,7 @@
 
     ndcass-store.json    what this folder is, and of which version
     catalog.token        changes whenever the names do
-    catalog.sqlite       names, users, jobs, annotation objects, the label index
+    catalog.sqlite       names, users, jobs, annotation objects, the label index, side records
     index.lmdb           where each cuboid is
     segments/            the cuboids
 
@@ -28,6 +28,7 @@ from ndcass.store.embedded.cuboids import EmbeddedCuboids
 from ndcass.store.embedded.jobs import EmbeddedJobs
 from ndcass.store.embedded.labels import EmbeddedLabels
 from ndcass.store.embedded.objects import EmbeddedObjects
+from ndcass.store.embedded.records import EmbeddedRecords
 from ndcass.store.embedded.segments import store_error, sync_folder
 from ndcass.store.embedded.sqlite import Database
 from ndcass.store.embedded.token import ChangeToken
@@ -70,6 +71,7 @@ class EmbeddedStores:
         self.catalog = EmbeddedCatalog(database, self.jobs, token)
         self.objects = EmbeddedObjects(database)
         self.labels = EmbeddedLabels(database)
+        self.records = EmbeddedRecords(database)
         self.counts: Mapping[str, float] = {}
 
     async def health(self) -> Health:

@@ -32,7 +32,6 @@ from ndcass.store.embedded.segments import store_error, sync_folder
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
 # STRICT tables came with it.
 OLDEST_SQLITE = (3, 37, 0)
 # How long a writer waits for those of other processes: a transaction takes milliseconds, and a
@@ -46,7 +45,7 @@ DELETE_AT_ONCE = 20_000
 
 # Resources are kept as the JSON of their fields, beside the columns that statements ask for. Names
 # are the keys: they never change, and every answer shows them.
-_SCHEMA = """
+_FIRST_SCHEMA = """
 -- Counts the changes of what a catalogue's cache may hold; see catalog.py.
 CREATE TABLE catalog_version (
     one     INTEGER PRIMARY KEY CHECK (one = 1),
@@ -151,6 +150,22 @@ CREATE TABLE labels (
     PRIMARY KEY (channel_id, level, label, t, morton)
 ) STRICT, WITHOUT ROWID;
 """
+
+# With a rowid: values may be large, and a walk over the keys reads an index without them.
+_SIDE_RECORDS = """
+CREATE TABLE side_records (
+    channel_id INTEGER NOT NULL,
+    kind       TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    value      BLOB NOT NULL,
+    PRIMARY KEY (channel_id, kind, key)
+) STRICT;
+"""
+
+# What each version adds to the one before it. An older file gets what it lacks when it is opened;
+# one that is out never changes, another follows.
+_STEPS = (_FIRST_SCHEMA, _SIDE_RECORDS)
+SCHEMA_VERSION = len(_STEPS)
 
 
 class Database:
@@ -299,14 +314,16 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 
 
 def _apply_schema(connection: sqlite3.Connection) -> None:
-    """Make the tables of a new file, in one transaction whoever else opens it at the same time."""
+    """Make what a new or an older file lacks, in one transaction whoever else opens it too."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if _refuse_newer(connection) == 0:
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise IncompatibleStore("the catalogue file is a database of another program")
-            for statement in _SCHEMA.split(";\n"):
+        version = _refuse_newer(connection)
+        if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise IncompatibleStore("the catalogue file is a database of another program")
+        for step in _STEPS[version:]:
+            for statement in step.split(";\n"):
                 connection.execute(statement)
+        if version < SCHEMA_VERSION:
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:

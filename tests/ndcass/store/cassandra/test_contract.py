@@ -13,6 +13,7 @@ from ndcass.store.cassandra.driver import ConnectSettings
 from ndcass.store.cassandra.jobs import CassandraJobs
 from ndcass.store.cassandra.labels import CassandraLabels
 from ndcass.store.cassandra.objects import CassandraObjects
+from ndcass.store.cassandra.records import CassandraRecords
 from ndcass.store.cassandra.stamps import Stamps
 from ndcass.store.cassandra.tables import Tables
 from ndcass.store.cassandra.tiers import Tiers
@@ -31,6 +32,7 @@ class MetaStores:
         self.catalog = CassandraCatalog(tables, self.jobs)
         self.objects = CassandraObjects(tables, Stamps())
         self.labels = CassandraLabels(tables, Stamps())
+        self.records = CassandraRecords(tables, Stamps())
 
     @property
     def counts(self) -> Mapping[str, float]:
@@ -67,6 +69,10 @@ class TestObjects(Opened, contract.ObjectContract):
 
 
 class TestLabels(Opened, contract.LabelContract):
+    pass
+
+
+class TestRecords(Opened, contract.RecordContract):
     pass
 
 

@@ -59,3 +59,7 @@ class TestObjects(Opened, contract.ObjectContract):
 
 class TestLabels(Opened, contract.LabelContract):
     pass
+
+
+class TestRecords(Opened, contract.RecordContract):
+    pass

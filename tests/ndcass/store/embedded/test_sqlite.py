@@ -86,6 +86,24 @@ def test_a_newer_schema_is_refused_by_both_versions(path: Path) -> None:
         Database.open(path)
 
 
+def test_an_older_file_gets_what_it_lacks_and_keeps_what_it_has(path: Path) -> None:
+    engine._make_private(path)
+    with contextlib.closing(engine._connect(path)) as connection:
+        for statement in engine._FIRST_SCHEMA.split(";\n"):
+            connection.execute(statement)
+        connection.execute("PRAGMA user_version = 1")
+        add_user("anna")(connection)
+    Database.open(path).close()
+    with contextlib.closing(engine._connect(path)) as connection:
+        assert names(connection) == ["anna"]
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        older = sorted(connection.execute("SELECT name, sql FROM sqlite_master"))
+    path.unlink()
+    Database.open(path).close()
+    with contextlib.closing(engine._connect(path)) as connection:
+        assert sorted(connection.execute("SELECT name, sql FROM sqlite_master")) == older
+
+
 def test_a_database_of_another_program_is_refused_and_kept(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE bookmarks (url TEXT)")
@@ -266,7 +284,8 @@ async def test_a_damaged_file_is_an_error(path: Path) -> None:
         await database.write(add_user(f"{n:03}" + "x" * 500))
     database.close()
     whole = path.read_bytes()
-    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    half = len(whole) // 2  # what the names are behind; the schema is at the beginning
+    path.write_bytes(whole[:half] + b"\xff" * (len(whole) - half))
     database = Database.open(path)
     with pytest.raises(StoreError, match="damaged"):
         await database.read(names)
