@@ -256,6 +256,9 @@ def _storage(cluster: Cluster, tier: Tier) -> dict[str, Any]:
         # A write is acknowledged when it is on the disk: nothing is lost when processes are killed.
         "commitlog_sync": "group",
         "commitlog_sync_group_window": "5ms",
+        # A node that meets damage in its files takes no more part. As long as it did, coordinators
+        # that count it among the quorum would fail every read of that partition.
+        "disk_failure_policy": "stop_paranoid",
         # What the sstables below need, and no older node has to read them.
         "storage_compatibility_mode": "NONE",
         "sstable": {"selected_format": "bti"},

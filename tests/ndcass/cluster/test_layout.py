@@ -75,6 +75,11 @@ def test_no_acknowledged_write_is_only_in_memory() -> None:
         assert settings["commitlog_sync"] == "group"
 
 
+def test_a_node_with_damaged_files_takes_no_part() -> None:
+    for settings in settings_of(two_tiers()):
+        assert settings["disk_failure_policy"] == "stop_paranoid"
+
+
 def test_batch_sync_takes_the_window_of_group_sync_away() -> None:
     content = description()
     content["tiers"]["local"]["cassandra"] = {"commitlog_sync": "batch"}
