@@ -67,6 +67,8 @@ def as_json(cluster: Cluster, found: ClusterStatus) -> dict[str, Any]:
         "healthy": found.is_healthy,
         "schema_versions": sorted(found.schemas),
         "strangers": list(found.strangers),
+        "buckets_to_fold": dict(found.to_fold),
+        "bytes_to_drain": dict(found.to_drain),
         "nodes": [{**_node_json(one), "pid": _pid(cluster, one.name)} for one in found.nodes],
     }
 
@@ -109,6 +111,14 @@ def as_table(found: ClusterStatus) -> str:
     ]
     if len(found.schemas) > 1:
         lines.append(f"the schema is not the same everywhere: {len(found.schemas)} versions")
+    lines += [
+        f"{keyspace}: {count} buckets of cuboids wait to be folded or swept"
+        for keyspace, count in sorted(found.to_fold.items())
+    ]
+    lines += [
+        f"{keyspace}: {size(count)} on the disks of the ingest tier, to be drained"
+        for keyspace, count in sorted(found.to_drain.items())
+    ]
     count = len(found.nodes)
     normal = sum(one.is_normal for one in found.nodes)
     if normal == count:

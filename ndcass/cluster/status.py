@@ -4,18 +4,24 @@ Asked for by CQL. Only where that leaves open whether a node is up, since it say
 others are asked by ``nodetool`` how they see it; nodes on other machines cannot be asked so.
 """
 
+import contextlib
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ndcass.cluster import nodetool, process, ring
 from ndcass.cluster.ring import UP_AND_NORMAL
 from ndcass.cluster.site import Site
-from ndcass.cluster.spec import Cluster, Node
+from ndcass.cluster.spec import Cluster, Node, Role
 from ndcass.concurrency import run_cpu
 from ndcass.errors import StoreError
 from ndcass.store.cassandra.driver import ConnectSettings, Driver
-from ndcass.store.cassandra.monitoring import NodeFacts, node_facts, view_by_gossip
+from ndcass.store.cassandra.monitoring import (
+    NodeFacts,
+    buckets_to_fold,
+    node_facts,
+    view_by_gossip,
+)
 
 # A node that hangs must not hold up the news about it.
 REQUEST_TIMEOUT_S, CONNECT_TIMEOUT_S, TOOL_TIMEOUT_S = 4.0, 3.0, 20.0
@@ -57,6 +63,10 @@ class ClusterStatus:
     nodes: tuple[NodeStatus, ...]
     strangers: tuple[str, ...]
     """Addresses of nodes that others see and nobody described."""
+    to_fold: Mapping[str, int] = field(default_factory=dict)
+    """Buckets that wait to be folded or swept, by keyspace."""
+    to_drain: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of writes that wait in an ingest tier to be drained, all copies, by keyspace."""
 
     @property
     def schemas(self) -> frozenset[str]:
@@ -85,7 +95,7 @@ async def cluster_status(
     site : Site, optional
         With it, nodes of this machine are asked by ``nodetool``, too, where CQL cannot say.
     """
-    facts, problems = await _facts(cluster, settings)
+    facts, problems, to_fold = await _facts(cluster, settings)
     names = {node.address: node.name for node in cluster.nodes}
     views = {names[address]: view_by_gossip(one, facts) for address, one in facts.items()}
     if site is not None and any(state != UP_AND_NORMAL for state in _states(cluster, views)):
@@ -108,7 +118,26 @@ async def cluster_status(
                 problem=problems.get(node.address, ""),
             )
         )
-    return ClusterStatus(cluster.name, tuple(nodes), tuple(sorted(strangers)))
+    return ClusterStatus(
+        cluster.name,
+        tuple(nodes),
+        tuple(sorted(strangers)),
+        to_fold=to_fold,
+        to_drain=_to_drain(cluster, facts),
+    )
+
+
+def _to_drain(cluster: Cluster, facts: Mapping[str, NodeFacts]) -> dict[str, int]:
+    """What cuboids take in the ingest tiers; whatever was drained is not there any more."""
+    found: dict[str, int] = {}
+    for tier in cluster.tiers:
+        if tier.role is not Role.INGEST:
+            continue
+        for node in tier.nodes:
+            one = facts.get(node.address)
+            for keyspace, size in (one.cuboid_bytes if one else {}).items():
+                found[keyspace] = found.get(keyspace, 0) + size
+    return found
 
 
 def ring_shares(cluster: Cluster, tokens: Mapping[str, Sequence[int]]) -> dict[str, float]:
@@ -130,8 +159,8 @@ def ring_shares(cluster: Cluster, tokens: Mapping[str, Sequence[int]]) -> dict[s
 
 async def _facts(
     cluster: Cluster, settings: ConnectSettings
-) -> tuple[dict[str, NodeFacts], dict[str, str]]:
-    """What nodes say of themselves and why others do not, by the nodes' addresses."""
+) -> tuple[dict[str, NodeFacts], dict[str, str], dict[str, int]]:
+    """What nodes say of themselves and why others do not, by address; what waits to be folded."""
     quick = replace(
         settings,
         request_timeout_s=REQUEST_TIMEOUT_S,
@@ -146,21 +175,30 @@ async def _facts(
     ]
     problems |= {node.address: _absence(node) for node in cluster.nodes if node not in listening}
     if not listening:
-        return facts, problems
+        return facts, problems, {}
     points = tuple(node.client_address for node in listening)
     try:
         driver = await Driver.connect(replace(quick, contact_points=points))
     except StoreError as error:
-        return facts, problems | {node.address: str(error) for node in listening}
+        return facts, problems | {node.address: str(error) for node in listening}, {}
+    to_fold: dict[str, int] = {}
     try:
         for node in listening:
             try:
                 facts[node.address] = await node_facts(driver, node.client_address)
             except StoreError as error:
                 problems[node.address] = str(error)
+        with contextlib.suppress(StoreError):  # too few nodes answer, which is said already
+            to_fold = await buckets_to_fold(driver, _who_holds(cluster, listening))
     finally:
         await driver.close()
-    return facts, problems
+    return facts, problems, to_fold
+
+
+def _who_holds(cluster: Cluster, nodes: Sequence[Node]) -> dict[str, str]:
+    """By keyspace, the address for CQL of one of some nodes whose tier holds it."""
+    first = {cluster.tier_of(node).name: node.client_address for node in reversed(nodes)}
+    return {one.name: first[one.tier] for one in cluster.keyspaces if one.tier in first}
 
 
 def _absence(node: Node) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ndcass.errors import StoreError
@@ -46,6 +46,8 @@ class NodeFacts:
     hint_files: int
     """Files of writes that it keeps for nodes which were away."""
     gossip: Mapping[str, Gossip]
+    cuboid_bytes: Mapping[str, int] = field(default_factory=dict)
+    """What its files of cuboids take, by keyspace; what is in its memory only does not count."""
 
 
 async def node_facts(driver: Driver, address: str) -> NodeFacts:
@@ -78,6 +80,10 @@ async def node_facts(driver: Driver, address: str) -> NodeFacts:
         "SELECT pending_tasks FROM system_views.thread_pools WHERE name = %s", _COMPACTIONS
     )
     hints = await rows("SELECT files FROM system_views.pending_hints")
+    usage = await rows(
+        "SELECT keyspace_name, mebibytes FROM system_views.disk_usage "
+        "WHERE table_name = 'cuboids' ALLOW FILTERING"
+    )
     return NodeFacts(
         address=str(own),
         version=str(version),
@@ -89,7 +95,29 @@ async def node_facts(driver: Driver, address: str) -> NodeFacts:
         compactions_waiting=int(waiting),
         hint_files=sum(int(files) for (files,) in hints),
         gossip=gossip,
+        cuboid_bytes={str(keyspace): int(mebibytes) << 20 for keyspace, mebibytes in usage},
     )
+
+
+async def buckets_to_fold(driver: Driver, addresses: Mapping[str, str]) -> dict[str, int]:
+    """How many buckets wait to be folded or swept, by keyspace; of keyspaces with our tables.
+
+    Parameters
+    ----------
+    addresses : mapping
+        By keyspace, a node to ask: one whose data centre holds it. Any node, where there is none.
+    """
+    found = await driver.run(
+        "SELECT keyspace_name FROM system_schema.tables "
+        "WHERE table_name = 'fold_queue' ALLOW FILTERING"
+    )
+    counts: dict[str, int] = {}
+    for (keyspace,) in found:
+        # Not from a client, and checked by those who made it: no more than letters and digits.
+        cql = f"SELECT COUNT(*) FROM {keyspace}.fold_queue"
+        [(count,)] = await driver.run(cql, address=addresses.get(str(keyspace), ""))
+        counts[str(keyspace)] = int(count)
+    return counts
 
 
 async def is_answering(settings: ConnectSettings, address: str) -> bool:

@@ -46,6 +46,17 @@ def test_views_that_differ_are_told_by_observer() -> None:
     assert "0 of 2 nodes are up and normal" in text
 
 
+def test_what_waits_to_be_folded_and_drained_is_told() -> None:
+    found = ClusterStatus(
+        "c", (node("n1", n1="UN"),), (), to_fold={"meta": 7}, to_drain={"fast": 3 << 20}
+    )
+
+    lines = as_table(found).splitlines()
+
+    assert "meta: 7 buckets of cuboids wait to be folded or swept" in lines
+    assert "fast: 3.0 MiB on the disks of the ingest tier, to be drained" in lines
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [

@@ -2,7 +2,19 @@
 
 import pytest
 
-from ndcass.store.cassandra.monitoring import MOST_BEATS_BEHIND, Gossip, NodeFacts, view_by_gossip
+from ndcass.store.cassandra.driver import Driver
+from ndcass.store.cassandra.fold_queue import FoldQueue
+from ndcass.store.cassandra.monitoring import (
+    MOST_BEATS_BEHIND,
+    Gossip,
+    NodeFacts,
+    buckets_to_fold,
+    node_facts,
+    view_by_gossip,
+)
+from ndcass.store.cassandra.rows import Bucket
+from ndcass.store.cassandra.tables import Tables
+from tests.cassandra_nodes import CassandraNodes
 
 
 def facts(address: str, *gossip: Gossip) -> NodeFacts:
@@ -58,3 +70,25 @@ def test_silent_node_may_be_up_or_not() -> None:
 
 def test_node_that_left_is_not_there() -> None:
     assert seen_by_b(gossip("a", "LEFT", heartbeat=10), a_itself=None) is None
+
+
+# -- on real nodes
+
+
+async def test_buckets_that_wait_are_counted_by_keyspace(driver: Driver, tables: Tables) -> None:
+    buckets = [Bucket(1, 0, 0, 0, n) for n in range(9)]
+    await FoldQueue(tables, owner="a").note(buckets)
+
+    found = await buckets_to_fold(driver, {})
+
+    assert found[tables._keyspace] == len(buckets)
+
+
+async def test_a_node_tells_of_itself(
+    driver: Driver, tables: Tables, cassandra_cluster: CassandraNodes
+) -> None:
+    facts = await node_facts(driver, cassandra_cluster.nodes[1].client_address)
+
+    assert facts.address == cassandra_cluster.nodes[1].address
+    assert len(facts.gossip) == 3
+    assert facts.cuboid_bytes[tables._keyspace] >= 0
