@@ -1,11 +1,13 @@
 """Voxels to pixels: windows, slices, false colour, stretched rows (data plane 4.2 to 4.4).
 
-What lives here: the arithmetic of a picture, on planes of voxels. What does not: which voxels, and
-the bytes of an image file (``server/formats/png.py``).
+What lives here: the arithmetic of a picture, on planes of voxels. What does not: which voxels
+(``drawing.py``), pictures made of pictures (``composite.py``) and the bytes of an image file
+(``server/formats/png.py``).
 """
 
 import colorsys
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,9 @@ OPAQUE = 255
 # Beyond all integers, and far from where a float32 overflows.
 MAX_END = 2.0**64
 
+# A picture as high as this fits no memory: what is stretched beyond it counts as just that high.
+MAX_HEIGHT = 1 << 40
+
 # Voxels windowed at a time: the eight bytes that each takes meanwhile stay in the cache.
 BLOCK_VOXELS = 1 << 15
 
@@ -59,7 +64,7 @@ def window(voxels: Voxels, low: float, high: float) -> Picture:
         If the window is empty, or not made of numbers that the type can have.
     """
     is_float = voxels.dtype.kind == "f"
-    _check(low, high, dtype=voxels.dtype)
+    check_window(low, high, dtype=voxels.dtype)
     if (low, high) == PLAIN_CAST and not is_float:
         return voxels.astype(np.uint8)
     flat = np.ascontiguousarray(voxels).reshape(-1)
@@ -105,14 +110,63 @@ def slice_picture(
         return window(plane, *explicit_window)
     if channel_type == ANNOTATION:
         return false_colour(plane)
-    if plane.dtype.itemsize == 1:
-        # int8 shows its bit pattern.
-        return plane.view(np.uint8)
     if plane.dtype == np.uint32:
         return _as_rgba(plane.astype("<u4", copy=False))
+    return grey(plane, channel_window=channel_window, bytes_too=False)
+
+
+def projection_picture(
+    plane: Voxels, channel_type: str, *, channel_window: Range, is_windowed: bool
+) -> Picture:
+    """The pixels of a projection: the channel's window applies to every type.
+
+    Parameters
+    ----------
+    plane : ndarray, shape (h, w)
+        Of the channel's own type, or bytes if `is_windowed`.
+    channel_type : str
+        Annotations are drawn in false colour.
+    channel_window : pair of float
+    is_windowed : bool
+        Whether the voxels went through the window that was asked for: then they are pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w) or (h, w, 4)
+    """
+    if is_windowed:
+        return plane
+    if channel_type == ANNOTATION:
+        return false_colour(plane)
+    return grey(plane, channel_window=channel_window, bytes_too=True)
+
+
+def grey(
+    plane: Voxels,
+    *,
+    channel_window: Range,
+    explicit_window: Range | None = None,
+    bytes_too: bool,
+) -> Picture:
+    """Intensities of any type as bytes: through the window that was asked for, else the channel's.
+
+    `bytes_too` says whether the channel's own window also applies to types of one byte, which
+    otherwise stay as they are (int8 shows its bit pattern). InvalidRequest if the window is empty.
+    """
+    if explicit_window is not None:
+        return window(plane, *explicit_window)
+    if plane.dtype.itemsize == 1 and not bytes_too:
+        return plane.view(np.uint8)
     low, high = channel_window
     # Channels without an end of the window have none (data plane 4.2).
     return window(plane, low if high else 0, high)
+
+
+def keep_only(labels: Voxels, ids: Sequence[int]) -> Voxels:
+    """The labels with those that are not among `ids` made background."""
+    most = np.iinfo(labels.dtype).max
+    wanted = np.array([label for label in ids if label <= most], dtype=labels.dtype)
+    return np.where(np.isin(labels, wanted), labels, labels.dtype.type(0))
 
 
 def false_colour(labels: Voxels) -> Picture:
@@ -136,7 +190,7 @@ def palette() -> npt.NDArray[np.uint8]:
 
 def stretched_height(rows: int, aspect: float) -> int:
     """Height of a picture of so many z slices, each `aspect` pixels high; at least one row."""
-    return max(1, math.floor(rows * aspect))
+    return max(1, math.floor(min(rows * aspect, MAX_HEIGHT)))
 
 
 def stretch(plane: Voxels, height: int) -> Voxels:
@@ -157,7 +211,8 @@ def stretch(plane: Voxels, height: int) -> Voxels:
     return stretched
 
 
-def _check(low: float, high: float, *, dtype: np.dtype[Any]) -> None:
+def check_window(low: float, high: float, *, dtype: np.dtype[Any]) -> None:
+    """InvalidRequest if a window is empty, or made of numbers that voxels of a type cannot have."""
     # Also refuses infinity and NaN.
     if not max(abs(low), abs(high)) <= MAX_END:
         raise InvalidRequest(f"a window ends beyond {MAX_END:.0f} or at no number")

@@ -1,8 +1,8 @@
 """A box -> what to read or write of which cuboid, as data.
 
 `plan_parts` cuts a box along the cuboid grid, `plan_slabs` cuts it into pieces that follow each
-other in C order, so that an answer can be sent while the next piece is read. Nothing here reads or
-writes.
+other in C order, so that an answer can be sent while the next piece is read, `plan_blocks` into
+pieces of whole cuboids. Nothing here reads or writes.
 """
 
 import math
@@ -147,6 +147,39 @@ def plan_slabs(
         Box((a, y0, x0), (b, y1, x1))
         for a, b in _steps(z0, z1, _planes(planes, cuboid_zyx[0], plane_step))
     ]
+
+
+def plan_blocks(box: Box, cuboid_zyx: Zyx, *, itemsize: int, limit_bytes: int) -> Iterator[Box]:
+    """Boxes that cover `box`, each of whole cuboids as far as it goes, of at most `limit_bytes`.
+
+    Every cuboid is in one of them only; a single one is the least, whatever its size. The cuboids
+    of a block follow each other along the Morton curve, as they do in the store. For who needs all
+    voxels of a box once and in no order.
+    """
+    cuboids = max(1, limit_bytes // (itemsize * math.prod(cuboid_zyx)))
+    spans = [
+        -(-stop // size) - start // size
+        for start, stop, size in zip(box.start_zyx, box.stop_zyx, cuboid_zyx, strict=True)
+    ]
+    (z0, y0, x0), (z1, y1, x1) = box.start_zyx, box.stop_zyx
+    along_z, along_y, along_x = _curve_block(spans, cuboids)
+    for za, zb in _steps(z0, z1, along_z * cuboid_zyx[0]):
+        for ya, yb in _steps(y0, y1, along_y * cuboid_zyx[1]):
+            for xa, xb in _steps(x0, x1, along_x * cuboid_zyx[2]):
+                yield Box((za, ya, xa), (zb, yb, xb))
+
+
+def _curve_block(spans: list[int], cuboids: int) -> tuple[int, int, int]:
+    """Cuboids of a block along z, y, x: powers of two, x is doubled first, then y, then z."""
+    block = [1, 1, 1]
+    growing = True
+    while growing:
+        growing = False
+        for axis in (2, 1, 0):
+            if block[axis] < spans[axis] and 2 * math.prod(block) <= cuboids:
+                block[axis] *= 2
+                growing = True
+    return block[0], block[1], block[2]
 
 
 def _planes(most: int, depth: int, plane_step: int) -> int:

@@ -14,10 +14,10 @@ import numpy as np
 from ndcass.errors import TooLarge
 from ndcass.geometry import Level, levels_of
 from ndcass.model import Channel, Dataset, TokenView
+from ndcass.tile import TILE_PIXELS
 
 # One element a section; beyond this the XML is of no use to a viewer and tens of megabytes large.
 MAX_SECTIONS = 1_000_000
-TILE_PIXELS = 512
 
 
 def info_document(view: TokenView) -> dict[str, Any]:

@@ -13,6 +13,10 @@ DESCRIPTIONS = {
     "channels": "one or more channel names with commas between",
     "channel": "a channel name, or `default`",
     "count": "how many",
+    "colours": (
+        "channel names with commas between, each perhaps with a colon and one of C, M, Y, R, G, B"
+    ),
+    "slices": "how many slices before and behind",
     "dataset": "a dataset name: letters, digits, underscores, hyphens",
     "project": "a project name: letters, digits, underscores, hyphens",
     "channel_name": "a channel name: letters, digits, underscores",
@@ -26,6 +30,11 @@ DESCRIPTIONS = {
         "(`level/x0,x1/y0,y1/z/` for xy); then, each between slashes, `t`, `neariso`, "
         "`window/low,high`, `filter/id,id`"
     ),
+    "tile": (
+        "`z/row_column_level.png` (y or x instead of z where the plane cuts that axis), before it "
+        "perhaps `filter/id,id/` and `t/`; tiles have 512 x 512 pixels and begin at coordinate 0"
+    ),
+    "viking_tile": "`level/Xcolumn_Yrow_Zslice.png`",
 }
 TAGS = {Plane.DATA: "volumes", Plane.RESOURCE: "resources", Plane.OWN: "operations"}
 # What only some operations take: (method, service word) -> where, name, meaning.

@@ -5,7 +5,17 @@ The first template that fits wins, so what has a fixed word stands before what h
 
 # ruff: noqa: E501 - one line a route
 
-from ndcass.server.handlers import cutout, health, info, page, posted_cutout, project, refusal
+from ndcass.server.handlers import (
+    cutout,
+    health,
+    info,
+    page,
+    posted_cutout,
+    project,
+    projection,
+    refusal,
+    tile,
+)
 from ndcass.server.handlers import slice as slices
 from ndcass.server.routing import Route
 
@@ -18,7 +28,15 @@ _INFO = "/sd/{token}/info{junk}"
 _PROJINFO = "/sd/{token}/projinfo{junk}"
 _BOX = "/sd/{token}/[{channels}/]{npz|raw|zip|blosc|hdf5}/{box}"
 _POST_BOX = "/sd/{token}/[{channels}/]{npz|raw|blosc|hdf5}/{box}"
+# Before the planes, for which their words would be channels.
+_MCFC = "/sd/{token}/[{channels}/]mcfc/{xy|xz|yz}/{plane}"
+_MINPROJ = "/sd/{token}/[{channels}/]minproj/{xy|xz|yz}/{box}"
+_MAXPROJ = "/sd/{token}/[{channels}/]maxproj/{xy|xz|yz}/{box}"
 _PLANE = "/sd/{token}/[{channels}/]{xy|xz|yz}/{plane}"
+_TILE = "/tilecache/{token}/{channel}/{xy|xz|yz}/{tile}"
+_VIKING_TILE = "/tilecache/viking/{token}/volume/{channel}/{viking_tile}"
+_MCFC_TILE = "/tilecache/mcfc/{token}/{colours}/{xy|xz|yz}/{tile}"
+_MAXPROJ_TILE = "/tilecache/maxproj/{token}/{channel}/[width:{slices}/]xy/{tile}"
 _NEVER_POSTED = "/sd/{token}/[{channels}/]{zip|jpeg|diff|xy|xz|yz|xyanno|xzanno|yzanno|minproj|maxproj|mcfc|id|ids}/{rest}"
 _BLAZE = "/sd/{token}/[{channels}/]blaze/{rest}"
 
@@ -29,7 +47,16 @@ ROUTES = (
     # -- voxels, near the top because they are asked for most; `info` tolerates what looks like them
     Route("GET", _BOX, cutout.read_cutout, "A box of one or more channels."),
     Route("POST", _POST_BOX, posted_cutout.write_cutout, "Write a box; the answer comes when it is on disk."),
+    Route("GET", _MCFC, slices.read_false_colour, "A plane of several channels as PNG, each in a colour."),
+    Route("GET", _MINPROJ, projection.read_minproj, "The least voxels of a box as PNG."),
+    Route("GET", _MAXPROJ, projection.read_maxproj, "The greatest voxels of a box as PNG."),
     Route("GET", _PLANE, slices.read_slice, "A plane of one channel as PNG."),
+    # -- tiles of 512 x 512 pixels; kinds first, for simple ones begin with a token
+    Route("GET", _VIKING_TILE, tile.read_viking_tile, "A tile of one channel, named as Viking does."),
+    Route("GET", _MCFC_TILE, tile.read_false_colour_tile, "A tile of several channels, each in a colour."),
+    Route("GET", _MAXPROJ_TILE, tile.read_projected_tile, "A tile of the greatest voxels of some slices."),
+    Route("GET", "/tilecache/filter/{rest}", tile.refuse_filter_tile, "Refused: never existed.", refuses=True),
+    Route("GET", _TILE, tile.read_tile, "A tile of one channel."),
     # -- volumes
     Route("GET", "/sd/public_tokens/", project.public_tokens, "Names of the public tokens.", aliases=("/public_tokens/",)),
     Route("GET", "/sd/public_datasets/", project.public_datasets, "Names of the public datasets."),

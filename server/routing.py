@@ -4,8 +4,8 @@ A template is a path with parts in braces and optional pieces in brackets::
 
     /sd/{token}/[{channels}/]{npz|raw}/{box}
 
-`{npz|raw}` is a choice of service words. `{box}`, `{plane}` and `{rest}` take the rest of the path
-as it is, slashes and all; elsewhere the final slash is optional.
+`{npz|raw}` is a choice of service words. What `TAILS` has takes the rest of the path as it is,
+slashes and all; elsewhere the final slash is optional.
 """
 
 import itertools
@@ -26,7 +26,14 @@ Handler = Callable[[web.Request, Match], Awaitable[web.StreamResponse]]
 PREFIXES = ("/nd/", "/ocp/")
 # Older names of applications.
 APPLICATION_ALIASES = {"ca": "sd", "catmaid": "tilecache"}
-PLANES = {"sd": Plane.DATA, "tilecache": Plane.DATA, "resource": Plane.RESOURCE}
+PLANES = {
+    "sd": Plane.DATA,
+    "tilecache": Plane.DATA,
+    "overlay": Plane.DATA,
+    "synaptogram": Plane.DATA,
+    "viz": Plane.DATA,
+    "resource": Plane.RESOURCE,
+}
 
 # The parts of a template and what they may be. Tokens and channels are words; what the resource API
 # calls things is checked by the model, which says what is wrong with it.
@@ -35,6 +42,8 @@ PARTS = {
     "channels": r"[\w,+]+",
     "channel": r"\w+",
     "count": r"[0-9]{1,20}",
+    "colours": r"[\w,:+]+",
+    "slices": r"[0-9]{1,19}",
     "dataset": r"[^/]+",
     "project": r"[^/]+",
     "channel_name": r"[^/]+",
@@ -42,7 +51,7 @@ PARTS = {
     # The original tolerates such behind `info` and `projinfo`.
     "junk": r"[\w,/]*",
 }
-TAILS = frozenset({"box", "plane", "rest"})
+TAILS = frozenset({"box", "plane", "tile", "viking_tile", "rest"})
 # The answer repeats the path in its text, but not megabytes of it.
 SHOWN_CHARACTERS = 200
 

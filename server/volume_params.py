@@ -97,7 +97,7 @@ def parse_volume(tail: str) -> VolumeParams:
     *numbers, rest = match.groups()
     level, x0, x1, y0, y1, z0, z1 = map(int, numbers)
     time = _TIME_RANGE.match(rest)
-    times = (_timestep(time[1]), _timestep(time[2])) if time else None
+    times = (timestep(time[1]), timestep(time[2])) if time else None
     return _params(level, Box((z0, y0, x0), (z1, y1, x1)), times, rest)
 
 
@@ -129,12 +129,13 @@ def parse_plane(plane: str, tail: str) -> VolumeParams:
     time = _TIMESTEP.match(rest)
     times = None
     if time is not None:
-        t = _timestep(time[1])
+        t = timestep(time[1])
         times = (t, t + 1)
     return _params(level, Box(start, stop), times, rest)
 
 
-def _timestep(digits: str) -> int:
+def timestep(digits: str) -> int:
+    """A timestep of any number of digits; InvalidRequest if it is beyond `MAX_TIMESTEP`."""
     if len(digits) < _TIMESTEP_DIGITS:
         return int(digits)
     significant = digits.lstrip("0") or "0"
@@ -163,9 +164,14 @@ def _filter(rest: str) -> tuple[int, ...] | None:
     match = _FILTER.search(rest)
     if match is None:
         return None
-    if not _IDS.match(match[1]):
-        raise InvalidRequest(f"filter/{match[1][:80]}/ is not a list of ids")
-    return tuple(int(label.lstrip("0") or "0") for label in match[1].split(","))
+    return filter_ids(match[1])
+
+
+def filter_ids(ids: str) -> tuple[int, ...]:
+    """The labels of a filter as it is written; InvalidRequest if it is no list of them."""
+    if not _IDS.match(ids):
+        raise InvalidRequest(f"filter/{ids[:80]}/ is not a list of ids")
+    return tuple(int(label.lstrip("0") or "0") for label in ids.split(","))
 
 
 def window_bounds(bounds: tuple[str, str], datatype: str) -> tuple[float, float]:

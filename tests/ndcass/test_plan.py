@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from ndcass import morton
 from ndcass.errors import InvalidRequest
 from ndcass.geometry import Box
-from ndcass.plan import plan_parts, plan_slabs
+from ndcass.plan import plan_blocks, plan_parts, plan_slabs
 
 CUBOIDS = st.sampled_from([(2, 3, 4), (1, 1, 1), (4, 8, 8), (16, 128, 128), (5, 2, 7)])
 
@@ -127,3 +127,27 @@ def test_a_plane_that_is_too_large_is_cut_at_cuboid_rows() -> None:
         (256, 512),
         (512, 600),
     ]
+
+
+@given(boxes(most=60), CUBOIDS, st.integers(1, 4000))
+def test_blocks_cover_every_voxel_once_and_share_no_cuboid(
+    box: Box, cuboid: tuple[int, int, int], limit: int
+) -> None:
+    seen = np.zeros(box.shape_zyx, dtype=np.int64)
+    cuboids: list[int] = []
+    (z, y, x) = box.start_zyx
+    for block in plan_blocks(box, cuboid, itemsize=2, limit_bytes=limit):
+        seen[block.shifted((-z, -y, -x)).slices()] += 1
+        cuboids += [part.morton for part in plan_parts(block, cuboid)]
+        one = 2 * cuboid[0] * cuboid[1] * cuboid[2]
+        assert 2 * block.voxels <= max(limit, one)
+    assert (seen == 1).all()
+    assert len(cuboids) == len(set(cuboids))
+
+
+def test_the_cuboids_of_a_block_follow_each_other_along_the_curve() -> None:
+    box = Box((0, 0, 0), (64, 512, 512))
+    blocks = plan_blocks(box, (16, 128, 128), itemsize=1, limit_bytes=8 * 16 * 128 * 128)
+    for block in blocks:
+        codes = [part.morton for part in plan_parts(block, (16, 128, 128))]
+        assert codes == list(range(codes[0], codes[0] + 8))
