@@ -183,6 +183,26 @@ class CassandraSettings:
             )
 
 
+_SERVER_URL = re.compile(r"https?://[^/?#\s]+(?:/[^?#\s]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSettings:
+    """Whom pictures have to do with beside this server."""
+
+    own_names: tuple[str, ...] = ()
+    overlay_servers: tuple[str, ...] = ()
+    viz_server: str = "http://viz.neurodata.io"
+
+    def __post_init__(self) -> None:
+        for name in self.own_names:
+            if not name or "/" in name:
+                raise ConfigError(f"pictures.own_names: {name!r} is no host or host:port")
+        for url in (*self.overlay_servers, self.viz_server):
+            if not _SERVER_URL.fullmatch(url):
+                raise ConfigError(f"pictures: {url!r} is no http or https address of a server")
+
+
 @dataclass(frozen=True, slots=True)
 class LogSettings:
     """What goes to standard error."""
@@ -205,6 +225,7 @@ class Settings:
     access: AccessSettings = field(default_factory=AccessSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     cassandra: CassandraSettings = field(default_factory=CassandraSettings)
+    pictures: PictureSettings = field(default_factory=PictureSettings)
     log: LogSettings = field(default_factory=LogSettings)
     admin_token: str | None = field(default=None, repr=False)
 

@@ -16,6 +16,17 @@ DESCRIPTIONS = {
     "colours": (
         "channel names with commas between, each perhaps with a colon and one of C, M, Y, R, G, B"
     ),
+    "rest": "whatever it may be",
+    "alpha": "how much of the first layer is seen: 0, 1, or a fraction with one or two decimals",
+    **{
+        f"{n}_{what}": f"{text} of the {n} layer"
+        for n in ("first", "second")
+        for what, text in (
+            ("server", "host or host:port"),
+            ("token", "token"),
+            ("channel", "channel"),
+        )
+    },
     "slices": "how many slices before and behind",
     "dataset": "a dataset name: letters, digits, underscores, hyphens",
     "project": "a project name: letters, digits, underscores, hyphens",

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from ndcass import composite
 from ndcass.concurrency import run_cpu
-from ndcass.drawing import Drawing, Extreme, Layer, Style, Voxels
+from ndcass.drawing import Drawing, Extreme, Layer, Style, Voxels, stretched_height
 from ndcass.errors import InvalidRequest, TooLarge
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
 from ndcass.server.cutout import Cutout
@@ -61,6 +61,12 @@ def _layer(
         window=window,
         keep_ids=params.filter_ids,
     )
+
+
+def slice_drawing(cutout: Cutout, plane: str) -> Drawing:
+    """The slice that a request asks for; InvalidRequest if it is not of exactly one channel."""
+    layer = one_layer(layers_of(cutout, plane), "slice")
+    return Drawing((layer,), height=stretched_height(plane, cutout.level, cutout.box))
 
 
 def one_layer(layers: Sequence[Layer | None], what: str) -> Layer:

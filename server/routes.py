@@ -9,12 +9,15 @@ from ndcass.server.handlers import (
     cutout,
     health,
     info,
+    overlay,
     page,
     posted_cutout,
     project,
     projection,
     refusal,
+    synaptogram,
     tile,
+    viewer,
 )
 from ndcass.server.handlers import slice as slices
 from ndcass.server.routing import Route
@@ -37,6 +40,8 @@ _TILE = "/tilecache/{token}/{channel}/{xy|xz|yz}/{tile}"
 _VIKING_TILE = "/tilecache/viking/{token}/volume/{channel}/{viking_tile}"
 _MCFC_TILE = "/tilecache/mcfc/{token}/{colours}/{xy|xz|yz}/{tile}"
 _MAXPROJ_TILE = "/tilecache/maxproj/{token}/{channel}/[width:{slices}/]xy/{tile}"
+_OVERLAY = "/overlay/{alpha}/{first_server}/{first_token}/{first_channel}/{second_server}/{second_token}/{second_channel}/{xy|xz|yz}/{plane}"
+_SYNAPTOGRAM = "/synaptogram/{token}/{channels}/{xy|xz|yz}/{box}"
 _NEVER_POSTED = "/sd/{token}/[{channels}/]{zip|jpeg|diff|xy|xz|yz|xyanno|xzanno|yzanno|minproj|maxproj|mcfc|id|ids}/{rest}"
 _BLAZE = "/sd/{token}/[{channels}/]blaze/{rest}"
 
@@ -57,6 +62,9 @@ ROUTES = (
     Route("GET", _MAXPROJ_TILE, tile.read_projected_tile, "A tile of the greatest voxels of some slices."),
     Route("GET", "/tilecache/filter/{rest}", tile.refuse_filter_tile, "Refused: never existed.", refuses=True),
     Route("GET", _TILE, tile.read_tile, "A tile of one channel."),
+    Route("GET", _OVERLAY, overlay.read_overlay, "A slice over another as PNG."),
+    Route("GET", _SYNAPTOGRAM, synaptogram.read_synaptogram, "The sections of a box as PNGs in JSON."),
+    Route("GET", "/viz/{rest}", viewer.redirect, "On to the viewer of the original."),
     # -- volumes
     Route("GET", "/sd/public_tokens/", project.public_tokens, "Names of the public tokens.", aliases=("/public_tokens/",)),
     Route("GET", "/sd/public_datasets/", project.public_datasets, "Names of the public datasets."),

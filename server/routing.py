@@ -35,6 +35,8 @@ PLANES = {
     "resource": Plane.RESOURCE,
 }
 
+# What names a layer of an overlay.
+_LAYER = {"server": r"[\w.:\[\]-]+", "token": r"\w+", "channel": r"\w+"}
 # The parts of a template and what they may be. Tokens and channels are words; what the resource API
 # calls things is checked by the model, which says what is wrong with it.
 PARTS = {
@@ -44,6 +46,8 @@ PARTS = {
     "count": r"[0-9]{1,20}",
     "colours": r"[\w,:+]+",
     "slices": r"[0-9]{1,19}",
+    "alpha": r"0|1|1\.0|0?\.[0-9]{1,2}",
+    **{f"{n}_{what}": part for n in ("first", "second") for what, part in _LAYER.items()},
     "dataset": r"[^/]+",
     "project": r"[^/]+",
     "channel_name": r"[^/]+",

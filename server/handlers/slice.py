@@ -2,22 +2,18 @@
 
 from aiohttp import web
 
-from ndcass.drawing import Drawing, Style, stretched_height
+from ndcass.drawing import Style, stretched_height
 from ndcass.server.access import open_token
 from ndcass.server.cutout import Cutout, resolve
 from ndcass.server.match import Match
-from ndcass.server.pictures import in_colours, layers_of, one_layer, send_picture
+from ndcass.server.pictures import in_colours, layers_of, send_picture, slice_drawing
 from ndcass.server.volume_params import parse_plane
 
 
 async def read_slice(request: web.Request, match: Match) -> web.StreamResponse:
     """GET a plane as a picture."""
     cutout = await _cutout(request, match)
-    drawing = Drawing(
-        (one_layer(layers_of(cutout, match.service), "slice"),),
-        height=stretched_height(match.service, cutout.level, cutout.box),
-    )
-    return await send_picture(request, drawing, "slice")
+    return await send_picture(request, slice_drawing(cutout, match.service), "slice")
 
 
 async def read_false_colour(request: web.Request, match: Match) -> web.StreamResponse:

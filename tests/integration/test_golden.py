@@ -11,7 +11,15 @@ import pytest
 from tests.processes import KEY, gateway
 
 TIMEOUT_S = 300
-WHOLE = ("info", "cutout-uint8", "slices", "cutout-time", "projections")
+WHOLE = (
+    "info",
+    "cutout-uint8",
+    "slices",
+    "cutout-time",
+    "projections",
+    "tiles",
+    "overlay",
+)
 # `diff` is a service of its own that comes later; everything else in the scenario passes.
 NOT_YET = {"cutout-time/037-diff", "cutout-time/038-diff-z"}
 

@@ -42,7 +42,10 @@ def test_overrides_win_over_the_file_and_none_does_not_count(tmp_path: Path) -> 
     ("text", "message"),
     [
         ("server: {prot: 1}", r"server\.prot; did you mean server\.port\? Known are server\.host"),
-        ("serve: {port: 1}", r"serve; did you mean server\? Known are access, cassandra, log, ser"),
+        (
+            "serve: {port: 1}",
+            r"serve; did you mean server\? Known are access, cassandra, log, pict",
+        ),
         ("server: {zzzz: 1}", r"unknown setting server\.zzzz\. Known are"),
         ("server: {port: x}", r"server\.port must be a whole number, not 'x'"),
         ("server: {port: 1.5}", r"server\.port must be a whole number"),
@@ -65,6 +68,9 @@ def test_overrides_win_over_the_file_and_none_does_not_count(tmp_path: Path) -> 
         ("store: {engine: mysql}", r"store\.engine 'mysql' is unknown; known are embedded"),
         ("store: {folder: ''}", r"store\.folder must not be empty"),
         ("store: {maintain_interval_s: -1}", r"must be above 0"),
+        ("pictures: {own_names: ['http://a']}", r"'http://a' is no host or host:port"),
+        ("pictures: {overlay_servers: [a.example]}", r"'a.example' is no http or https address"),
+        ("pictures: {viz_server: 'ftp://a'}", r"'ftp://a' is no http or https address"),
         ("log: {level: loud}", r"log\.level 'loud' is unknown; known are debug, info"),
         ("server: 5", r"server must hold settings"),
         ("- a", r"must hold sections"),
