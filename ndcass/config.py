@@ -51,6 +51,7 @@ class ServerSettings:
     max_cutout_bytes: int = 4 * GIB
     max_whole_bytes: int = GIB
     max_slice_bytes: int = 256 * MIB
+    max_source_bytes: int = 4 * GIB
     max_url_bytes: int = 64 << 10
     max_header_bytes: int = 16 << 10
     memory_bytes: int = 4 * GIB

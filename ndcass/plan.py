@@ -16,6 +16,7 @@ from ndcass import morton
 from ndcass.geometry import Box, Zyx
 
 Slices = tuple[slice, slice, slice]
+EVERY_VOXEL: Zyx = (1, 1, 1)
 
 # Below this many cuboids the scalar Morton code is quicker than an array's.
 _FEW = 16
@@ -27,7 +28,7 @@ class Part(NamedTuple):
     """The share of one cuboid in a box.
 
     `source` are the voxels inside the cuboid, `target` the same voxels inside the box, both in the
-    order z, y, x.
+    order z, y, x. `source` has steps where a box takes only some of the voxels.
     """
 
     morton: int
@@ -36,7 +37,7 @@ class Part(NamedTuple):
     whole: bool  # the box covers all of the cuboid
 
 
-def plan_parts(box: Box, cuboid_zyx: Zyx) -> list[Part]:
+def plan_parts(box: Box, cuboid_zyx: Zyx, step_zyx: Zyx = EVERY_VOXEL) -> list[Part]:
     """The cuboids that a box touches, in Morton order.
 
     Parameters
@@ -44,26 +45,28 @@ def plan_parts(box: Box, cuboid_zyx: Zyx) -> list[Part]:
     box : Box
         Stored box: counted from zero, inside the level.
     cuboid_zyx : tuple of int
+    step_zyx : tuple of int
+        Where the box is one of a coarser level: voxel p of it is voxel ``p * step`` of the cuboids.
 
     Raises
     ------
     InvalidRequest
         If a cuboid lies beyond 2^21 on an axis.
     """
-    if box.voxels > _REMEMBERED * math.prod(cuboid_zyx):
-        return _parts(box, cuboid_zyx)
+    if step_zyx != EVERY_VOXEL or box.voxels > _REMEMBERED * math.prod(cuboid_zyx):
+        return _parts(box, cuboid_zyx, step_zyx)
     return list(_remembered_parts(box, cuboid_zyx))
 
 
 @lru_cache(maxsize=256)
 def _remembered_parts(box: Box, cuboid_zyx: Zyx) -> tuple[Part, ...]:
-    return tuple(_parts(box, cuboid_zyx))
+    return tuple(_parts(box, cuboid_zyx, EVERY_VOXEL))
 
 
-def _parts(box: Box, cuboid_zyx: Zyx) -> list[Part]:
+def _parts(box: Box, cuboid_zyx: Zyx, step_zyx: Zyx) -> list[Part]:
     axes = [
-        list(_cut(start, stop, size))
-        for start, stop, size in zip(box.start_zyx, box.stop_zyx, cuboid_zyx, strict=True)
+        list(_cut(*axis))
+        for axis in zip(box.start_zyx, box.stop_zyx, cuboid_zyx, step_zyx, strict=True)
     ]
     zs, ys, xs = axes
     codes = _codes([[cell.grid for cell in axis] for axis in axes])
@@ -89,16 +92,19 @@ class _Cell(NamedTuple):
     whole: bool
 
 
-def _cut(start: int, stop: int, size: int) -> Iterator[_Cell]:
-    for grid in range(start // size, -(-stop // size)):
-        first, last = max(start, grid * size), min(stop, (grid + 1) * size)
+def _cut(start: int, stop: int, size: int, step: int) -> Iterator[_Cell]:
+    at = start
+    while at < stop:
+        grid = at * step // size
         origin = grid * size
+        end = min(stop, -(-(origin + size) // step))
         yield _Cell(
             grid,
-            slice(first - origin, last - origin),
-            slice(first - start, last - start),
-            last - first == size,
+            slice(at * step - origin, (end - 1) * step - origin + 1, step if step > 1 else None),
+            slice(at - start, end - start),
+            end - at == size,
         )
+        at = end
 
 
 def _codes(grids: list[list[int]]) -> list[int]:

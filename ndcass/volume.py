@@ -7,6 +7,7 @@ visible together. Boxes here are stored boxes, counted from zero (`Level.stored_
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,14 +17,15 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from ndcass import codec, morton
+from ndcass import codec, morton, resample
 from ndcass.assemble import assemble, planes_as_stored
 from ndcass.concurrency import CPU_CORES, OneBehind, bounded_map, one_ahead, run_cpu
-from ndcass.errors import BadBody, CorruptValue, NotFound, ReadOnly
+from ndcass.errors import BadBody, CorruptValue, InvalidRequest, NotFound, ReadOnly, TooLarge
 from ndcass.geometry import Box, Level, Zyx
 from ndcass.merge import WriteOp
-from ndcass.model import Channel
+from ndcass.model import Channel, TokenView
 from ndcass.plan import Part, plan_parts, plan_slabs
+from ndcass.resample import Source
 from ndcass.store.base import (
     NEARISO,
     PLAIN,
@@ -47,6 +49,8 @@ SLABS_TOGETHER = 256
 # The least that is worth another thread when a box is read at once; with less, threads mostly wait
 # for each other, and other clients pay for it.
 THREAD_BYTES = 8 << 20
+# Cuboids that a coarse read of a channel without a pyramid takes in one go.
+CUBOIDS_TOGETHER = 2048
 # Voxels that are encoded in one go.
 ENCODE_BYTES = 8 << 20
 ENCODE_CUBOIDS = 512
@@ -58,20 +62,43 @@ Voxels = npt.NDArray[Any]  # which type is only known at run time
 
 @dataclass(slots=True)
 class Usage:
-    """What a request took, for its log line and the metrics."""
+    """What a request took, for its log line and the metrics, and what it may take.
+
+    `source_bytes` are those of finer cuboids that it took only some voxels of: without a pyramid, a
+    small picture of much needs nearly all that is stored.
+    """
 
     cuboids_read: int = 0
     cuboids_written: int = 0
     store_s: float = 0.0
     codec_s: float = 0.0
+    source_bytes: int = 0
+    max_source_bytes: int | None = None
+
+    def check_source(self, size_bytes: int) -> None:
+        """TooLarge if the request may not take so many bytes of finer cuboids."""
+        asked, most = self.source_bytes + size_bytes, self.max_source_bytes
+        if most is not None and asked > most:
+            what = "finer voxels under a box of a channel that is not propagated"
+            raise TooLarge(what, asked=asked, limit=most)
+
+    def take_source(self, size_bytes: int) -> None:
+        """Count bytes of finer cuboids; TooLarge as `check_source`."""
+        self.check_source(size_bytes)
+        self.source_bytes += size_bytes
 
 
 class Place(NamedTuple):
-    """One level of a channel, plain or near-isotropic."""
+    """One level of a channel, plain or near-isotropic, and where its voxels are.
+
+    Boxes of a place are boxes of `level`. The cuboids (`cuboid_zyx`, `address`, `pyramid`) are
+    those that are stored, at another level where there is a `source`; `addresses` tells which.
+    """
 
     channel: Channel
     level: Level
     neariso: bool = False
+    source: Source | None = None
 
     @property
     def pyramid(self) -> int:
@@ -79,12 +106,72 @@ class Place(NamedTuple):
         return NEARISO if self.neariso and self.level.neariso_scaledown > 1 else PLAIN
 
     @property
+    def stored_level(self) -> Level:
+        """The level whose cuboids hold the voxels."""
+        return self.level if self.source is None else self.source.level
+
+    @property
     def cuboid_zyx(self) -> Zyx:
-        return self.level.cuboid_zyx
+        return self.stored_level.cuboid_zyx
 
     def address(self, t: int, morton: int) -> CuboidAddress:
         """Where a cuboid of this place is stored."""
-        return CuboidAddress(self.channel.id, self.pyramid, self.level.level, t, morton)
+        return CuboidAddress(self.channel.id, self.pyramid, self.stored_level.level, t, morton)
+
+    def parts(self, box: Box) -> list[Part]:
+        """The stored cuboids under a box of `level`; `target` is no use where they are coarser."""
+        source = self.source
+        if source is None:
+            return plan_parts(box, self.cuboid_zyx)
+        if source.is_coarser:
+            return plan_parts(resample.coarse_box(box, source), self.cuboid_zyx)
+        return plan_parts(box, self.cuboid_zyx, source.factor_zyx)
+
+    def addresses(self, t: int, box: Box) -> list[CuboidAddress]:
+        """The stored cuboids under a box of `level` at one timestep."""
+        return [self.address(t, part.morton) for part in self.parts(box)]
+
+
+def reading_place(view: TokenView, channel: Channel, level: int, *, neariso: bool = False) -> Place:
+    """Where the voxels of a channel at some level are read (data plane 6).
+
+    What is finer than the base of the channel repeats it, also near-isotropic. What is coarser is
+    the pyramid if there is one or one is being built, else every so many-th voxel of the base. The
+    near-isotropic levels stand for themselves: what is in them was written there.
+
+    Raises
+    ------
+    OutOfBounds
+        If the dataset has no such level.
+    """
+    asked = view.level(level)
+    base = channel.resolution
+    if level == base:
+        return Place(channel, asked, neariso)
+    own = channel.propagate or (neariso and asked.neariso_scaledown > 1)
+    if level > base and own:
+        return Place(channel, asked, neariso)
+    return Place(channel, asked, source=resample.source_of(view.dataset.geometry, level, base))
+
+
+def writing_place(view: TokenView, channel: Channel, level: int, *, neariso: bool = False) -> Place:
+    """Where voxels that are sent for some level are written.
+
+    Raises
+    ------
+    OutOfBounds
+        If the dataset has no such level.
+    InvalidRequest
+        If nothing written there could be read again.
+    """
+    # Labels were never written to the near-isotropic levels (data plane 5.1).
+    place = reading_place(view, channel, level, neariso=neariso and not channel.is_annotation)
+    if place.source is not None:
+        raise InvalidRequest(
+            f"channel {channel.channel_name} holds level {channel.resolution}, from which level "
+            f"{level} is made: write to level {channel.resolution}"
+        )
+    return place
 
 
 class Slab(NamedTuple):
@@ -209,6 +296,8 @@ def _as_it_lies(
     store: CuboidStore, place: Place, t: int, box: Box, usage: Usage
 ) -> memoryview | None:
     """Whole planes of one cuboid that is in memory and needs no work, else None."""
+    if place.source is not None:
+        return None
     depth, height, width = place.cuboid_zyx
     (z0, y0, x0), (z1, y1, x1) = box.start_zyx, box.stop_zyx
     first, last = z0 % depth, z0 % depth + z1 - z0
@@ -258,6 +347,9 @@ async def read_slabs(
         if slab.place is None:
             out[...] = 0
             continue
+        if slab.place.source is not None:
+            await _read_resampled(store, slab, slab.place, slab.place.source, out, usage)
+            continue
         cuboid_zyx = slab.place.cuboid_zyx
         channel, level, pyramid = slab.place.channel.id, slab.place.level.level, slab.place.pyramid
         for part in plan_parts(slab.box, cuboid_zyx):
@@ -268,6 +360,40 @@ async def read_slabs(
                 targets[address] = [(part, out)]
     if targets:
         await _fill(store, targets, sum(out.nbytes for _, out in slabs), cuboid_zyx, usage)
+
+
+async def _read_resampled(
+    store: CuboidStore, slab: Slab, place: Place, source: Source, out: Voxels, usage: Usage
+) -> None:
+    if source.is_coarser:
+        stored = Place(place.channel, source.level)
+        box = resample.coarse_box(slab.box, source)
+        voxels = await read_box(store, stored, slab.t, box, usage=usage)
+        if out.nbytes <= INLINE_BYTES:
+            resample.enlarge(voxels, source, slab.box, out)
+        else:
+            await run_cpu(resample.enlarge, voxels, source, slab.box, out)
+        return
+    cuboid_bytes = math.prod(place.cuboid_zyx) * out.dtype.itemsize
+    z, y, x = slab.box.start_zyx
+    # Piece by piece, for a plan of all cuboids could take more memory than the voxels.
+    for piece in resample.pieces(slab.box, source, CUBOIDS_TOGETHER):
+        into = out[piece.shifted((-z, -y, -x)).slices()]
+        targets = {place.address(slab.t, p.morton): [(p, into)] for p in place.parts(piece)}
+        size = len(targets) * cuboid_bytes
+        usage.take_source(size)
+        await _fill(store, targets, size, place.cuboid_zyx, usage)
+
+
+def source_bytes(places: Iterable[Place | None], box: Box, timesteps: int) -> int:
+    """Bytes of finer cuboids that reading a box takes, see `Usage.source_bytes`."""
+    return timesteps * sum(
+        resample.cuboids_under(box, place.source)
+        * math.prod(place.cuboid_zyx)
+        * place.channel.dtype.itemsize
+        for place in places
+        if place is not None and place.source is not None and not place.source.is_coarser
+    )
 
 
 async def _fill(

@@ -10,7 +10,7 @@ from ndcass.geometry import Box, Level
 from ndcass.model import Channel, TokenView
 from ndcass.server.formats.base import Layout
 from ndcass.server.volume_params import VolumeParams
-from ndcass.volume import Place
+from ndcass.volume import Place, reading_place, writing_place
 
 # What leaves, or is written, slab by slab. The other formats have no order in which that could be
 # done: they are made and read as a whole, and have a lower limit.
@@ -60,8 +60,12 @@ class Cutout(NamedTuple):
         )
 
 
-def resolve(view: TokenView, names: Sequence[str] | None, params: VolumeParams) -> Cutout:
+def resolve(
+    view: TokenView, names: Sequence[str] | None, params: VolumeParams, *, write: bool = False
+) -> Cutout:
     """Channels, level and box of a request, checked against the project.
+
+    `write` says that the places are for writing: then all of them are stored.
 
     Raises
     ------
@@ -70,17 +74,20 @@ def resolve(view: TokenView, names: Sequence[str] | None, params: VolumeParams) 
     OutOfBounds
         If the box reaches beyond the level.
     InvalidRequest
-        If the time range is empty.
+        If the time range is empty, or nothing can be written at the level.
     TooLarge
         If it is more channels and timesteps than one request may name.
     """
     names = tuple(names) if names else ("default",)
     level = view.level(params.level)
-    neariso = params.neariso
+    place_of = writing_place if write else reading_place
     places = [
-        None if index and name == ZERO_CHANNEL else Place(_channel(view, name), level, neariso)
+        None
+        if index and name == ZERO_CHANNEL
+        else place_of(view, _channel(view, name), params.level, neariso=params.neariso)
         for index, name in enumerate(names)
     ]
+    neariso = params.neariso and any(place is not None and place.neariso for place in places)
     box = level.stored_box(params.box, neariso=neariso)
     start, stop = params.times or (0, 1)
     if start >= stop:

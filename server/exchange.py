@@ -50,11 +50,13 @@ class Exchange:
         "usage",
     )
 
-    def __init__(self, request_id: str, progress: Progress) -> None:
+    def __init__(
+        self, request_id: str, progress: Progress, *, max_source_bytes: int | None = None
+    ) -> None:
         self.request_id = request_id
         self.progress = progress
         self.began_s = time.perf_counter()
-        self.usage = Usage()
+        self.usage = Usage(max_source_bytes=max_source_bytes)
         self.path = ""
         self.route: Route | None = None
         self.match = _NO_MATCH

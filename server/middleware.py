@@ -34,7 +34,11 @@ async def answer(request: web.Request) -> web.StreamResponse:
     """Answer any request whatsoever."""
     app = request.app
     deadlines = app[DEADLINES]
-    exchange = Exchange(request_id(request), deadlines.new())
+    exchange = Exchange(
+        request_id(request),
+        deadlines.new(),
+        max_source_bytes=app[SETTINGS].server.max_source_bytes,
+    )
     request[EXCHANGE] = exchange
     metrics = app[METRICS]
     metrics.in_flight_requests += 1

@@ -31,6 +31,7 @@ LAYERS = {
     "ndcass/picture.py": 2,
     "ndcass/composite.py": 2,
     "ndcass/tile.py": 2,
+    "ndcass/resample.py": 2,
     "ndcass/concurrency.py": 2,
     "ndcass/store/": 3,
     "ndcass/volume.py": 4,

@@ -32,7 +32,14 @@ from ndcass.server.formats.zip import ZipEncoder
 from ndcass.server.match import Match
 from ndcass.server.streaming import Pieces, VoxelResponse, send_pieces
 from ndcass.server.volume_params import parse_volume, window_bounds
-from ndcass.volume import INLINE_BYTES, SLAB_BYTES, plan_answer, read_small, stream_slabs
+from ndcass.volume import (
+    INLINE_BYTES,
+    SLAB_BYTES,
+    plan_answer,
+    read_small,
+    source_bytes,
+    stream_slabs,
+)
 
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -47,6 +54,8 @@ async def read_cutout(request: web.Request, match: Match) -> web.StreamResponse:
     if _is_small(request, match, cutout):
         return await _send_small(request, match, cutout)
     transform = _Transform.of(cutout)
+    sources = source_bytes(cutout.places, cutout.box, len(cutout.times))
+    exchange_of(request).usage.check_source(sources)
     size = math.prod(cutout.shape) * (1 if transform.window else cutout.first.dtype.itemsize)
     limits = request.app[SETTINGS].server
     if match.service in STREAMED:

@@ -49,7 +49,7 @@ async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse
     params = parse_volume(match.tail)
     if params.times == (0, 0):  # how an old client says that it has no time axis (data plane 2.3)
         params = params._replace(times=None)
-    cutout = resolve(view, match.channels, params)
+    cutout = resolve(view, match.channels, params, write=True)
     places = [place for place in cutout.places if place is not None]
     if len(places) != len(cutout.places):
         raise NotFound(f"no channel {ZERO_CHANNEL}")
