@@ -31,6 +31,7 @@ from ndcass.store.base import (
     MAX_RECORD_NAME,
     NEARISO,
     PLAIN,
+    VERSIONS_BYTES,
     Comparison,
     CuboidAddress,
     CuboidWrite,
@@ -206,6 +207,89 @@ class CuboidContract(Contract):
         assert sorted((a, [bytes(r.payload) for r in rows]) for a, rows in now) == sorted(
             (a, [bytes(r.payload) for r in rows]) for a, rows in slow
         )
+
+    async def test_versions_stay_while_nothing_is_written(self, stores: Stores) -> None:
+        await store(stores, write_of(at(1), full(3)), write_of(at(700), full(4)))
+        addresses = [at(m) for m in (1, 2, 3, 700, 701)]
+        before = await stores.cuboids.versions(addresses)
+        assert len(before) == VERSIONS_BYTES
+        await merged_cuboids(stores, addresses)
+        await store(stores, write_of(at(4), full(5)), write_of(at(1, t=1), full(5)))
+        await store(stores, write_of(at(1, channel=2), full(5)))
+        await store(stores, write_of(at(1, level=1), full(5)))
+        await store(stores, write_of(at(1, pyramid=NEARISO), full(5)))
+        async with stores.cuboids.batch() as batch:
+            await batch.add([write_of(at(1), full(9))])  # given up
+        assert await stores.cuboids.versions(addresses) == before
+
+    async def test_every_acknowledged_write_changes_the_versions(self, stores: Stores) -> None:
+        addresses = [at(m) for m in (1, 2, 700)]
+        seen = [await stores.cuboids.versions(addresses)]
+        part = full(7, shape=(1, 2, 2))
+        for write in (
+            write_of(at(2), full(3)),
+            write_of(at(2), part, corner=(1, 1, 1)),
+            write_of(at(700), full(3)),
+            write_of(at(2), full(4)),
+            write_of(at(2), full(0), WriteOp.REPLACE),
+            write_of(at(2), full(3)),
+        ):
+            await store(stores, write)
+            seen.append(await stores.cuboids.versions(addresses))
+        assert len(set(seen)) == len(seen)
+
+    async def test_versions_tell_cuboids_apart(self, stores: Stores) -> None:
+        await store(stores, *(write_of(at(m), full(3)) for m in (1, 2)))
+        of = stores.cuboids.versions
+        assert await of([at(1)]) != await of([at(2)])
+        assert await of([at(1)]) == await of([at(5), at(1), at(6)])
+        assert await of([at(1), at(2)]) == await of([at(2), at(1)])
+        assert await of([]) == await of([at(5)])
+
+    async def test_versions_of_very_many_cuboids(self, stores: Stores) -> None:
+        addresses = [at(m) for m in range(0, 9000, 3)]
+        await store(stores, *(write_of(a, full(3)) for a in addresses[::7]))
+        before = await stores.cuboids.versions(addresses)
+        assert await stores.cuboids.versions(addresses) == before
+        await store(stores, write_of(addresses[-1], full(4)))
+        assert await stores.cuboids.versions(addresses) != before
+
+    async def test_what_is_kept_under_a_version_is_never_old(self, stores: Stores) -> None:
+        """Readers ask for the version before they read, as a cache does, while others write."""
+        rng = np.random.default_rng(11)
+        kept: dict[bytes, Voxels] = {}
+        done = asyncio.Event()
+
+        async def look() -> None:
+            version = await stores.cuboids.versions([at(1)])
+            voxels = await voxels_at(stores, at(1), dtype="<u4")
+            kept.setdefault(version, voxels)
+
+        async def keep_looking() -> None:
+            while not done.is_set():
+                await look()
+                await asyncio.sleep(0)
+
+        async def write() -> None:
+            for _ in range(6):
+                await store(stores, random_write(rng, at(1), "<u4", list(WriteOp)[1:]))
+
+        async def write_all() -> None:
+            try:
+                await asyncio.gather(*(write() for _ in range(4)))
+            finally:
+                done.set()
+
+        await asyncio.wait_for(
+            asyncio.gather(keep_looking(), keep_looking(), write_all()), timeout=120
+        )
+        await look()
+        last = await stores.cuboids.versions([at(1)])
+        voxels = await voxels_at(stores, at(1), dtype="<u4")
+        assert np.array_equal(kept[last], voxels)
+        await stores.maintain()
+        after = await stores.cuboids.versions([at(1)])
+        assert np.array_equal(kept.get(after, voxels), voxels)
 
     async def test_a_payload_outlives_what_happens_to_its_cuboid(self, stores: Stores) -> None:
         noise = np.random.default_rng(4).integers(1, 1 << 16, SHAPE).astype("<u2")

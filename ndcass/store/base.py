@@ -33,6 +33,9 @@ from ndcass.model import Channel, Dataset, Project, Token, TokenView, User
 PLAIN = 0
 NEARISO = 1
 
+# A digest of this length meets another by chance in no lifetime.
+VERSIONS_BYTES = 16
+
 # The kind of the job that removes what a deleted channel leaves behind.
 DELETE_JOB = "delete"
 # The greatest id that a voxel of an annotation channel can hold.
@@ -150,6 +153,13 @@ class CuboidStore(Protocol):
         """Addresses of all stored cuboids of a channel (or one of its levels), in order, in pages.
 
         Cuboids that come or go meanwhile may or may not be met. `after` resumes behind an address.
+        """
+
+    async def versions(self, addresses: Sequence[CuboidAddress]) -> bytes:
+        """A digest of what is stored of some cuboids, without looking at their voxels.
+
+        While it is the same, so is what `read` gives of them. Every acknowledged write that changed
+        one of them changes it; housekeeping may. Quick enough to be asked before each read.
         """
 
     async def verify(

@@ -38,6 +38,7 @@ from ndcass.store.base import (
 from ndcass.store.clock import WriteClock
 from ndcass.store.query import meets
 from ndcass.store.values import check_record
+from ndcass.store.versions import versions_digest
 
 T = TypeVar("T")
 
@@ -125,6 +126,13 @@ class MemoryCuboids:
             page = addresses[:SCAN_PAGE]
             yield page
             after = page[-1]
+
+    async def versions(self, addresses: Sequence[CuboidAddress]) -> bytes:
+        """As `CuboidStore.versions`."""
+        return versions_digest(
+            (address, b"".join(row.write_id for row in rows))
+            for address, rows in self.read_now(addresses)
+        )
 
     async def verify(
         self, addresses: Sequence[CuboidAddress]

@@ -94,6 +94,13 @@ class Heads:
         """What makes the cuboid, in the order of merging."""
         return [self.base, *self.unfolded] if self.base is not None else self.unfolded
 
+    @property
+    def version(self) -> bytes:
+        """Names what makes the cuboid, even where the base was not met; empty if nothing does."""
+        pointer = self.pointer
+        start = b"" if pointer is None else pointer.base_id + pointer.watermark
+        return b"".join([start, *(head.write_id for head in self.unfolded)])
+
 
 # Payloads by (morton, kind, write id, part).
 _Payloads = dict[tuple[int, int, bytes, int], bytes]

@@ -5,6 +5,7 @@ Reading is in ``buckets.py``, writing in ``writing.py``; here they meet the prot
 """
 
 import contextlib
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 
@@ -21,6 +22,7 @@ from ndcass.store.cassandra.tables import batched
 from ndcass.store.cassandra.tiers import Tiers, Windows
 from ndcass.store.cassandra.writing import CassandraBatch, RowWriter
 from ndcass.store.clock import WriteClock
+from ndcass.store.versions import versions_digest
 
 # Buckets that one read has under way.
 READS_AT_ONCE = 8
@@ -151,6 +153,24 @@ class CassandraCuboids:
             for morton, cuboid in found.items()
             if cuboid.valid
         ]
+
+    async def versions(self, addresses: Sequence[CuboidAddress]) -> bytes:
+        """As `CuboidStore.versions`, from a quorum's headers: they have every acknowledged write.
+
+        A fold changes it, for a base stands for other rows than before.
+        """
+        wanted = await self._by_bucket(addresses)
+
+        async def look(
+            item: tuple[Bucket, tuple[Layout, list[int]]],
+        ) -> list[tuple[CuboidAddress, bytes]]:
+            bucket, (_, mortons) = item
+            heads = await self.buckets.heads(bucket, mortons)
+            named = ((bucket.address(morton), cuboid.version) for morton, cuboid in heads.items())
+            return [(address, version) for address, version in named if version]
+
+        found = await bounded_map(look, list(wanted.items()), limit=READS_AT_ONCE)
+        return versions_digest(itertools.chain.from_iterable(found))
 
     async def verify(
         self, addresses: Sequence[CuboidAddress]
