@@ -28,6 +28,9 @@ DESCRIPTIONS = {
         )
     },
     "slices": "how many slices before and behind",
+    "job": "the id of a job",
+    "region": "`x0,y0,z0-x1,y1,z1`, half open, in voxels of the channel's base resolution",
+    "percent": "a percentage, as 50 or 95.99",
     "dataset": "a dataset name: letters, digits, underscores, hyphens",
     "project": "a project name: letters, digits, underscores, hyphens",
     "channel_name": "a channel name: letters, digits, underscores",

@@ -19,7 +19,7 @@ OPTIONS = ("write", "encoding")
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:
-    """The body as a JSON object of plain values; the Content-Type is ignored, as clients vary.
+    """The body as a JSON object of plain values.
 
     Raises
     ------
@@ -27,6 +27,23 @@ async def json_object(request: web.Request) -> dict[str, Any]:
         If it is larger than `MAX_JSON_BYTES`.
     BadBody
         If it is no JSON object, or holds lists or objects: no resource has such fields.
+    """
+    found = await json_body(request)
+    for key, value in found.items():
+        _check_plain(key)
+        _check_plain(value)
+    return found
+
+
+async def json_body(request: web.Request) -> dict[str, Any]:
+    """The body as a JSON object of whatever values; the Content-Type is ignored, as clients vary.
+
+    Raises
+    ------
+    TooLarge
+        If it is larger than `MAX_JSON_BYTES`.
+    BadBody
+        If it is no JSON object.
     """
     length = request.content_length
     if length is not None and length > MAX_JSON_BYTES:
@@ -40,9 +57,6 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     found = _json(bytes(body))
     if not isinstance(found, dict):
         raise BadBody("the body must be one JSON object")
-    for key, value in found.items():
-        _check_plain(key)
-        _check_plain(value)
     return found
 
 

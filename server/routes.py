@@ -15,6 +15,7 @@ from ndcass.server.handlers import (
     project,
     projection,
     refusal,
+    statistics,
     synaptogram,
     tile,
     viewer,
@@ -43,6 +44,7 @@ _MAXPROJ_TILE = "/tilecache/maxproj/{token}/{channel}/[width:{slices}/]xy/{tile}
 _OVERLAY = "/overlay/{alpha}/{first_server}/{first_token}/{first_channel}/{second_server}/{second_token}/{second_channel}/{xy|xz|yz}/{plane}"
 _SYNAPTOGRAM = "/synaptogram/{token}/{channels}/{xy|xz|yz}/{box}"
 _NEVER_POSTED = "/sd/{token}/[{channels}/]{zip|jpeg|diff|xy|xz|yz|xyanno|xzanno|yzanno|minproj|maxproj|mcfc|id|ids}/{rest}"
+_STATS = "/stats/{token}/{channel}"
 _BLAZE = "/sd/{token}/[{channels}/]blaze/{rest}"
 
 # fmt: off
@@ -74,6 +76,18 @@ ROUTES = (
     Route("POST", f"/sd{_RESERVE}", info.reserve_ids, "Reserve object ids: [first, count].", aliases=(_RESERVE,)),
     Route("POST", _NEVER_POSTED, refusal.refuse_post, "Refused: these services are for reading.", refuses=True),
     Route("GET", _BLAZE, refusal.refuse_blaze, "Refused: nothing can be read from blaze.", refuses=True),
+    # -- statistics
+    Route("GET", f"{_STATS}/genhist/", statistics.order_histogram, "Have the histogram of a whole channel made.", changes=True),
+    Route("POST", f"{_STATS}/genhist/", statistics.order_regions, "Have histograms of some regions made."),
+    Route("GET", f"{_STATS}/genhist/{{job}}/", statistics.read_job, "How far a job that makes a histogram is."),
+    Route("GET", f"{_STATS}/hist/", statistics.read_histogram, "The histogram of a channel."),
+    Route("GET", f"{_STATS}/hist/roi/", statistics.list_regions, "The regions of a channel that have a histogram."),
+    Route("GET", f"{_STATS}/hist/roi/{{region}}", statistics.read_region, "The histogram of a region."),
+    Route("GET", f"{_STATS}/binnedhist/roi/{{region}}", statistics.read_binned_region, "The histogram of a region, ten bins in one."),
+    Route("GET", f"{_STATS}/all/", statistics.read_all, "The histogram of a channel and what follows from it."),
+    Route("GET", f"{_STATS}/mean/", statistics.read_mean, "The mean of a channel's voxels that are not 0."),
+    Route("GET", f"{_STATS}/std/", statistics.read_stddev, "Their standard deviation."),
+    Route("GET", f"{_STATS}/percentile/{{percent}}", statistics.read_percentile, "A percentile of them."),
     # -- resources
     Route("GET", "/resource/dataset/", project.list_datasets, "Names of the datasets that the caller may see."),
     Route("GET", "/resource/publicdataset/", project.public_datasets, "Names of the public datasets."),

@@ -48,6 +48,7 @@ PARTS = {
     "slices": r"[0-9]{1,19}",
     "alpha": r"0|1|1\.0|0?\.[0-9]{1,2}",
     **{f"{n}_{what}": part for n in ("first", "second") for what, part in _LAYER.items()},
+    "job": r"[\w-]{1,80}",
     "dataset": r"[^/]+",
     "project": r"[^/]+",
     "channel_name": r"[^/]+",
@@ -55,7 +56,7 @@ PARTS = {
     # The original tolerates such behind `info` and `projinfo`.
     "junk": r"[\w,/]*",
 }
-TAILS = frozenset({"box", "plane", "tile", "viking_tile", "rest"})
+TAILS = frozenset({"box", "plane", "tile", "viking_tile", "region", "percent", "rest"})
 # The answer repeats the path in its text, but not megabytes of it.
 SHOWN_CHARACTERS = 200
 
