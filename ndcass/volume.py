@@ -132,12 +132,23 @@ class Place(NamedTuple):
         return [self.address(t, part.morton) for part in self.parts(box)]
 
 
-def reading_place(view: TokenView, channel: Channel, level: int, *, neariso: bool = False) -> Place:
+PROPAGATED = 2  # `propagate` of a channel whose pyramid was built
+
+
+def reading_place(
+    view: TokenView,
+    channel: Channel,
+    level: int,
+    *,
+    neariso: bool = False,
+    unfinished: bool = True,
+) -> Place:
     """Where the voxels of a channel at some level are read (data plane 6).
 
     What is finer than the base of the channel repeats it, also near-isotropic. What is coarser is
-    the pyramid if there is one or one is being built, else every so many-th voxel of the base. The
-    near-isotropic levels stand for themselves: what is in them was written there.
+    the pyramid if there is one or, with `unfinished`, one is being built; else every so many-th
+    voxel of the base. The near-isotropic levels stand for themselves: what is in them was written
+    there.
 
     Raises
     ------
@@ -148,7 +159,8 @@ def reading_place(view: TokenView, channel: Channel, level: int, *, neariso: boo
     base = channel.resolution
     if level == base:
         return Place(channel, asked, neariso)
-    own = channel.propagate or (neariso and asked.neariso_scaledown > 1)
+    built = channel.propagate == PROPAGATED or (unfinished and channel.propagate > 0)
+    own = built or (neariso and asked.neariso_scaledown > 1)
     if level > base and own:
         return Place(channel, asked, neariso)
     return Place(channel, asked, source=resample.source_of(view.dataset.geometry, level, base))

@@ -1,5 +1,6 @@
 """A request for a box of some channels, checked against the project that its token leads to."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,15 +8,19 @@ import numpy as np
 
 from ndcass.errors import InvalidRequest, NotFound, TooLarge
 from ndcass.geometry import Box, Level
+from ndcass.merge import WriteOp
 from ndcass.model import Channel, TokenView
 from ndcass.server.formats.base import Layout
-from ndcass.server.volume_params import VolumeParams
-from ndcass.volume import Place, reading_place, writing_place
+from ndcass.server.volume_params import VolumeParams, write_op
+from ndcass.volume import SLAB_BYTES, Place, reading_place, writing_place
 
 # What leaves, or is written, slab by slab. The other formats have no order in which that could be
 # done: they are made and read as a whole, and have a lower limit.
-STREAMED = frozenset({"npz", "raw", "zip"})
+STREAMED = frozenset({"npz", "raw", "zip", "tiff"})
 HDF5 = "hdf5"
+# Bodies that have no one type; the others have, and stand for an all-zero channel as well.
+MIXED = frozenset({HDF5, "diff"})
+WITH_ZERO_CHANNEL = frozenset({"npz", "raw", "zip", "blosc", "jpeg"})
 # What a format that is made as a whole takes, in times of the voxels (blosc; HDF5 takes less).
 WHOLE_MEMORY = 4
 # Channels times timesteps of one request; sizes are limited besides. A series of single voxels
@@ -84,7 +89,7 @@ def resolve(
     places = [
         None
         if index and name == ZERO_CHANNEL
-        else place_of(view, _channel(view, name), params.level, neariso=params.neariso)
+        else place_of(view, channel_of(view, name), params.level, neariso=params.neariso)
         for index, name in enumerate(names)
     ]
     neariso = params.neariso and any(place is not None and place.neariso for place in places)
@@ -99,7 +104,8 @@ def resolve(
     return Cutout(names, tuple(places), params, level, box, times)
 
 
-def _channel(view: TokenView, name: str) -> Channel:
+def channel_of(view: TokenView, name: str) -> Channel:
+    """The channel of that name, or the default one; NotFound if there is none."""
     channel = view.channel(name)
     if channel is None:
         what = "no default channel" if name == "default" else f"no channel {name[:80]}"
@@ -107,16 +113,32 @@ def _channel(view: TokenView, name: str) -> Channel:
     return channel
 
 
-def check_same_type(cutout: Cutout, service: str) -> None:
-    """Bodies with a channel axis have one type; HDF5 may mix them and has no zero channel."""
+def write_op_for(channel: Channel, option: str | None, words: frozenset[str]) -> WriteOp:
+    """How posted voxels meet stored ones, see `write_op`; InvalidRequest if the channel cannot."""
+    op = write_op(option, words, annotation=channel.is_annotation)
+    if op is WriteOp.EXCEPTION and not (channel.is_annotation and channel.exceptions):
+        raise InvalidRequest(f"channel {channel.channel_name} keeps no exceptions")
+    return op
+
+
+def buffer_bytes(cutout: Cutout) -> int:
+    """What the two buffers of a stream take; a slab may be somewhat larger than its limit."""
+    size = math.prod(cutout.shape) * cutout.first.dtype.itemsize
+    _, height, width = cutout.level.cuboid_zyx
+    row = height * max(width, cutout.box.shape_zyx[2]) * cutout.first.dtype.itemsize
+    return min(size, 2 * max(SLAB_BYTES, row))
+
+
+def check_channels(cutout: Cutout, service: str) -> None:
+    """Refuse channels of several types, and the all-zero channel, where a body cannot have them."""
     if len(cutout.places) == 1:
         return
     for name, place in zip(cutout.names, cutout.places, strict=True):
-        if service == HDF5:
-            if place is None:
+        if place is None:
+            if service not in WITH_ZERO_CHANNEL:
                 raise NotFound(f"no channel {name}")
-        elif place is not None and place.channel.dtype != cutout.first.dtype:
+        elif service not in MIXED and place.channel.dtype != cutout.first.dtype:
             raise InvalidRequest(
                 f"channel {name} is {place.channel.channel_datatype}, the first channel is "
-                f"{cutout.first.channel_datatype}: only hdf5 mixes types"
+                f"{cutout.first.channel_datatype}: only {' and '.join(sorted(MIXED))} mix types"
             )

@@ -49,6 +49,9 @@ DESCRIPTIONS = {
         "perhaps `filter/id,id/` and `t/`; tiles have 512 x 512 pixels and begin at coordinate 0"
     ),
     "viking_tile": "`level/Xcolumn_Yrow_Zslice.png`",
+    "voxel": "`level/x/y/z/`, in voxels of the level",
+    "corner": "`level/x/y/z/`: where the first voxel of the first page goes",
+    "ids": "one or more labels with commas between",
 }
 TAGS = {Plane.DATA: "volumes", Plane.RESOURCE: "resources", Plane.OWN: "operations"}
 # What only some operations take: (method, service word) -> where, name, meaning.
@@ -60,6 +63,7 @@ OPTIONS = {
     ("POST", "npz"): [_WRITE],
     ("POST", "blosc"): [_WRITE],
     ("POST", "hdf5"): [_WRITE],
+    ("POST", "tiff"): [_WRITE],
 }
 _PART = re.compile(r"\{([a-z_]+)\}")
 

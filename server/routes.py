@@ -9,9 +9,11 @@ from ndcass.server.handlers import (
     cutout,
     health,
     info,
+    label,
     overlay,
     page,
     posted_cutout,
+    posted_tiff,
     project,
     projection,
     refusal,
@@ -30,13 +32,14 @@ _TOKEN = "/resource/dataset/{dataset}/project/{project}/token/{token_name}/"  # 
 _RESERVE = "/{token}/{channel}/reserve/{count}/"
 _INFO = "/sd/{token}/info{junk}"
 _PROJINFO = "/sd/{token}/projinfo{junk}"
-_BOX = "/sd/{token}/[{channels}/]{npz|raw|zip|blosc|hdf5}/{box}"
+_BOX = "/sd/{token}/[{channels}/]{npz|raw|zip|blosc|hdf5|jpeg|tiff|diff}/{box}"
 _POST_BOX = "/sd/{token}/[{channels}/]{npz|raw|blosc|hdf5}/{box}"
 # Before the planes, for which their words would be channels.
 _MCFC = "/sd/{token}/[{channels}/]mcfc/{xy|xz|yz}/{plane}"
 _MINPROJ = "/sd/{token}/[{channels}/]minproj/{xy|xz|yz}/{box}"
 _MAXPROJ = "/sd/{token}/[{channels}/]maxproj/{xy|xz|yz}/{box}"
 _PLANE = "/sd/{token}/[{channels}/]{xy|xz|yz}/{plane}"
+_LABELS_PLANE = "/sd/{token}/[{channels}/]{xyanno|xzanno|yzanno}/{ids}/{plane}"
 _TILE = "/tilecache/{token}/{channel}/{xy|xz|yz}/{tile}"
 _VIKING_TILE = "/tilecache/viking/{token}/volume/{channel}/{viking_tile}"
 _MCFC_TILE = "/tilecache/mcfc/{token}/{colours}/{xy|xz|yz}/{tile}"
@@ -58,6 +61,7 @@ ROUTES = (
     Route("GET", _MINPROJ, projection.read_minproj, "The least voxels of a box as PNG."),
     Route("GET", _MAXPROJ, projection.read_maxproj, "The greatest voxels of a box as PNG."),
     Route("GET", _PLANE, slices.read_slice, "A plane of one channel as PNG."),
+    Route("POST", "/sd/{token}/[{channels}/]tiff/{corner}", posted_tiff.write_tiff, "Write the pages of a TIFF as sections from a corner on."),
     # -- tiles of 512 x 512 pixels; kinds first, for simple ones begin with a token
     Route("GET", _VIKING_TILE, tile.read_viking_tile, "A tile of one channel, named as Viking does."),
     Route("GET", _MCFC_TILE, tile.read_false_colour_tile, "A tile of several channels, each in a colour."),
@@ -67,6 +71,9 @@ ROUTES = (
     Route("GET", _OVERLAY, overlay.read_overlay, "A slice over another as PNG."),
     Route("GET", _SYNAPTOGRAM, synaptogram.read_synaptogram, "The sections of a box as PNGs in JSON."),
     Route("GET", "/viz/{rest}", viewer.redirect, "On to the viewer of the original."),
+    Route("GET", "/sd/{token}/[{channels}/]id/{voxel}", label.read_id, "The label at a voxel."),
+    Route("GET", "/sd/{token}/[{channels}/]ids/{box}", label.read_ids, "All labels in a box."),
+    Route("GET", _LABELS_PLANE, label.read_slice, "A plane of some labels of a channel as PNG."),
     # -- volumes
     Route("GET", "/sd/public_tokens/", project.public_tokens, "Names of the public tokens.", aliases=("/public_tokens/",)),
     Route("GET", "/sd/public_datasets/", project.public_datasets, "Names of the public datasets."),

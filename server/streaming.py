@@ -74,6 +74,10 @@ class Body:
             raise BadBody(f"the body has {length} bytes, the box only {voxel_bytes}")
         return cls(encoding, most)
 
+    def expected_bytes(self, request: web.Request) -> int:
+        """How long it is, or at most where its length is not announced."""
+        return self.limit_bytes if request.content_length is None else request.content_length
+
     async def read(self, request: web.Request) -> memoryview:
         """The whole body, for formats that can only be read so."""
         buffer = bytearray()

@@ -30,6 +30,7 @@ _PLANES = {
         rf"{_NUMBER}/{_NUMBER}/{_NUMBER},{_NUMBER}/{_NUMBER},{_NUMBER}(/.*)\Z", re.DOTALL
     ),
 }
+_VOXEL = re.compile(rf"{_NUMBER}/{_NUMBER}/{_NUMBER}/{_NUMBER}/?\Z")
 # Of any length: what is too long here is refused, not taken for something else.
 _TIME_RANGE = re.compile(r"/([0-9]++),([0-9]++)/")
 _ONLY_TIME = re.compile(r"/[0-9,]+/?")
@@ -132,6 +133,21 @@ def parse_plane(plane: str, tail: str) -> VolumeParams:
         t = timestep(time[1])
         times = (t, t + 1)
     return _params(level, Box(start, stop), times, rest)
+
+
+def parse_voxel(tail: str) -> VolumeParams:
+    """The tail of a URL of one voxel: level, x, y and z, perhaps with a final slash.
+
+    Raises
+    ------
+    InvalidRequest
+        If it is no voxel.
+    """
+    match = _VOXEL.match(tail)
+    if match is None:
+        raise InvalidRequest(f"{tail[:200]!r} is no voxel: level/x/y/z with unsigned numbers")
+    level, x, y, z = map(int, match.groups())
+    return VolumeParams(level, Box((z, y, x), (z + 1, y + 1, x + 1)), None, False, None, None, "")
 
 
 def timestep(digits: str) -> int:

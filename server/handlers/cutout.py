@@ -8,33 +8,45 @@ import contextlib
 import math
 import re
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from aiohttp import web
 
-from ndcass import picture
 from ndcass.concurrency import run_cpu
-from ndcass.errors import InvalidOption, InvalidRequest, TooLarge
+from ndcass.errors import InvalidOption, TooLarge
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
-from ndcass.server.cutout import HDF5, STREAMED, WHOLE_MEMORY, Cutout, check_same_type, resolve
+from ndcass.server.cutout import (
+    HDF5,
+    STREAMED,
+    WHOLE_MEMORY,
+    Cutout,
+    buffer_bytes,
+    check_channels,
+    resolve,
+)
 from ndcass.server.exchange import exchange_of
+from ndcass.server.formats import blosc, jpeg
 from ndcass.server.formats.base import Layout, StreamEncoder, as_voxels
 from ndcass.server.formats.blosc import encode_blosc
+from ndcass.server.formats.diff import DTYPE as DIFF_DTYPE
+from ndcass.server.formats.diff import differences
 from ndcass.server.formats.encodings import encoding
 from ndcass.server.formats.hdf5 import encode_hdf5
+from ndcass.server.formats.jpeg import check_jpeg, encode_jpeg
 from ndcass.server.formats.npz import NpzEncoder
 from ndcass.server.formats.raw import RawEncoder
+from ndcass.server.formats.tiff import TiffEncoder
 from ndcass.server.formats.zip import ZipEncoder
 from ndcass.server.match import Match
 from ndcass.server.streaming import Pieces, VoxelResponse, send_pieces
-from ndcass.server.volume_params import parse_volume, window_bounds
+from ndcass.server.transform import Transform
+from ndcass.server.volume_params import parse_volume
 from ndcass.volume import (
     INLINE_BYTES,
-    SLAB_BYTES,
+    Place,
     plan_answer,
     read_small,
     source_bytes,
@@ -50,20 +62,21 @@ async def read_cutout(request: web.Request, match: Match) -> web.StreamResponse:
     """GET a box in the format of the URL."""
     view = await open_token(request, match.token, write=False)
     cutout = resolve(view, match.channels, parse_volume(match.tail))
-    check_same_type(cutout, match.service)
+    check_channels(cutout, match.service)
     if _is_small(request, match, cutout):
         return await _send_small(request, match, cutout)
-    transform = _Transform.of(cutout)
-    sources = source_bytes(cutout.places, cutout.box, len(cutout.times))
-    exchange_of(request).usage.check_source(sources)
-    size = math.prod(cutout.shape) * (1 if transform.window else cutout.first.dtype.itemsize)
-    limits = request.app[SETTINGS].server
+    if match.service == "jpeg":  # shows the first channel only
+        cutout = cutout._replace(places=cutout.places[:1])
+    exchange_of(request).usage.check_source(
+        source_bytes(cutout.places, cutout.box, len(cutout.times))
+    )
+    transforms = [
+        Transform.of(place.channel if place is not None else cutout.first, cutout.params)
+        for place in cutout.places
+    ]
     if match.service in STREAMED:
-        _check_size(size, limits.max_cutout_bytes)
-        return await _send_stream(request, match, cutout, transform)
-    _check_size(size, limits.max_whole_bytes)
-    async with request.app[MEMORY].hold(WHOLE_MEMORY * size):
-        return await _send_whole(request, match, cutout, transform)
+        return await _send_stream(request, match, cutout, transforms[0])
+    return await _send_whole(request, match, cutout, transforms)
 
 
 def _is_small(request: web.Request, match: Match, cutout: Cutout) -> bool:
@@ -106,52 +119,12 @@ def _check_size(size: int, limit: int) -> None:
         raise TooLarge("cutout", asked=size, limit=limit)
 
 
-@dataclass(frozen=True, slots=True)
-class _Transform:
-    """What happens to voxels between the store and the answer."""
-
-    window: tuple[float, float] | None
-    keep_ids: Voxels | None
-
-    @classmethod
-    def of(cls, cutout: Cutout) -> "_Transform":
-        """From the arguments of the URL; InvalidRequest if they do not fit the channels."""
-        params = cutout.params
-        window = None
-        if params.window is not None:
-            window = window_bounds(params.window, cutout.first.channel_datatype)
-            picture.window(np.zeros(1, dtype=cutout.first.dtype), *window)  # refuses a bad one
-        keep = None
-        if params.filter_ids is not None:
-            channels = [place.channel for place in cutout.places if place is not None]
-            if not all(channel.is_annotation for channel in channels):
-                raise InvalidRequest("filter works on annotation channels only")
-            most = np.iinfo(cutout.first.dtype).max
-            keep = np.array([i for i in params.filter_ids if i <= most], dtype=cutout.first.dtype)
-        return cls(window, keep)
-
-    @property
-    def is_identity(self) -> bool:
-        return self.window is None and self.keep_ids is None
-
-    def dtype(self, stored: np.dtype[Any]) -> np.dtype[Any]:
-        """The type of what is sent."""
-        return np.dtype(np.uint8) if self.window is not None else stored
-
-    def apply(self, voxels: Voxels) -> Voxels:
-        """A new array, or the same where nothing is asked for."""
-        if self.keep_ids is not None:
-            voxels = np.where(np.isin(voxels, self.keep_ids), voxels, voxels.dtype.type(0))
-        if self.window is not None:
-            voxels = picture.window(voxels, *self.window)
-        return voxels
-
-
 async def _send_stream(
-    request: web.Request, match: Match, cutout: Cutout, transform: _Transform
+    request: web.Request, match: Match, cutout: Cutout, transform: Transform
 ) -> web.StreamResponse:
     dtype = cutout.first.dtype
     layout = cutout.layout(transform.dtype(dtype))
+    _check_size(layout.nbytes, request.app[SETTINGS].server.max_cutout_bytes)
     encoder = encoding(_encoding(request, match.service), _encoder(match.service, layout))
     headers = _headers(match, cutout, encoder.suffix)
     if encoder.content_encoding is not None:
@@ -165,7 +138,7 @@ async def _send_stream(
     store = request.app[STORES].cuboids
     voxels = stream_slabs(store, slabs, dtype=dtype, usage=usage)
     pieces = _encoded(encoder, voxels, transform)
-    async with request.app[MEMORY].hold(_buffer_bytes(cutout)):
+    async with request.app[MEMORY].hold(buffer_bytes(cutout)):
         return await send_pieces(
             request,
             pieces,
@@ -173,14 +146,6 @@ async def _send_stream(
             headers=headers,
             length=encoder.length,
         )
-
-
-def _buffer_bytes(cutout: Cutout) -> int:
-    """What the two buffers of a stream take; a slab may be somewhat larger than its limit."""
-    size = math.prod(cutout.shape) * cutout.first.dtype.itemsize
-    _, height, width = cutout.level.cuboid_zyx
-    row = height * max(width, cutout.box.shape_zyx[2]) * cutout.first.dtype.itemsize
-    return min(size, 2 * max(SLAB_BYTES, row))
 
 
 def _encoding(request: web.Request, service: str) -> str | None:
@@ -193,7 +158,7 @@ def _encoding(request: web.Request, service: str) -> str | None:
 
 
 async def _encoded(
-    encoder: StreamEncoder, slabs: AsyncGenerator[Voxels, None], transform: _Transform
+    encoder: StreamEncoder, slabs: AsyncGenerator[Voxels, None], transform: Transform
 ) -> Pieces:
     """The answer in pieces, the first of them not empty."""
     head = encoder.head()
@@ -215,55 +180,68 @@ async def _encoded(
 def _encoder(service: str, layout: Layout) -> StreamEncoder:
     if service == "npz":
         return NpzEncoder(layout)
+    if service == "tiff":
+        return TiffEncoder(layout)
     return ZipEncoder() if service == "zip" else RawEncoder(layout)
 
 
 async def _send_whole(
-    request: web.Request, match: Match, cutout: Cutout, transform: _Transform
+    request: web.Request, match: Match, cutout: Cutout, transforms: Sequence[Transform]
 ) -> web.StreamResponse:
-    usage = exchange_of(request).usage
-    store = request.app[STORES].cuboids
-    arrays = []
-    for place in cutout.places:
-        dtype = (place.channel if place else cutout.first).dtype
-        out = np.empty((len(cutout.times), *cutout.box.shape_zyx), dtype=dtype)
-        slabs = plan_answer(
-            [place], cutout.times, cutout.box, cuboid_zyx=cutout.level.cuboid_zyx, dtype=dtype
-        )
-        flat = out.reshape(-1)
-        at = 0
-        async with contextlib.aclosing(
-            stream_slabs(store, slabs, dtype=dtype, usage=usage)
-        ) as voxels:
-            async for slab in voxels:
-                flat[at : at + slab.size] = slab
-                at += slab.size
-        shaped = out if cutout.params.times is not None else out[0]
-        arrays.append(await run_cpu(transform.apply, shaped))
-    layout = cutout.layout(arrays[0].dtype)
-    if match.service == HDF5:
-        body, content_type, suffix = (
-            await run_cpu(encode_hdf5, layout, arrays),
-            "product/hdf5",
-            "h5",
-        )
-    else:
-        body, content_type, suffix = (
-            await run_cpu(lambda: encode_blosc(np.stack(arrays))),
-            "product/blosc",
-            "blosc",
+    stored = [(place.channel if place else cutout.first).dtype for place in cutout.places]
+    sent = [transform.dtype(dtype) for transform, dtype in zip(transforms, stored, strict=True)]
+    if match.service == "jpeg":
+        *counts, columns = cutout.shape
+        check_jpeg(math.prod(counts), columns, sent[0])
+    elif match.service == "diff":
+        sent = [DIFF_DTYPE] * len(sent)
+    size = math.prod(cutout.shape) * max(dtype.itemsize for dtype in sent)
+    _check_size(size, request.app[SETTINGS].server.max_whole_bytes)
+    async with request.app[MEMORY].hold(WHOLE_MEMORY * size):
+        arrays = [
+            await run_cpu(transform.apply, await _read_whole(request, cutout, place))
+            for place, transform in zip(cutout.places, transforms, strict=True)
+        ]
+        body, content_type, suffix = await run_cpu(_whole, match.service, cutout, arrays)
+
+        async def pieces() -> Pieces:
+            yield body
+
+        return await send_pieces(
+            request,
+            pieces(),
+            content_type=content_type,
+            headers=_headers(match, cutout, suffix),
+            length=len(body),
         )
 
-    async def pieces() -> Pieces:
-        yield body
 
-    return await send_pieces(
-        request,
-        pieces(),
-        content_type=content_type,
-        headers=_headers(match, cutout, suffix),
-        length=len(body),
+def _whole(service: str, cutout: Cutout, arrays: Sequence[Voxels]) -> tuple[bytes, str, str]:
+    """A body, its Content-Type and the suffix of its file."""
+    if service == HDF5:
+        return encode_hdf5(cutout.layout(arrays[0].dtype), arrays), "product/hdf5", "h5"
+    if service == "jpeg":
+        return encode_jpeg(arrays[0]), jpeg.CONTENT_TYPE, "jpeg"
+    if service == "diff":
+        arrays = [differences(array) for array in arrays]
+    return encode_blosc(np.stack(arrays)), blosc.CONTENT_TYPE, "blosc"
+
+
+async def _read_whole(request: web.Request, cutout: Cutout, place: Place | None) -> Voxels:
+    """All voxels of one channel, of shape ([t,] z, y, x)."""
+    dtype = (place.channel if place else cutout.first).dtype
+    out = np.empty((len(cutout.times), *cutout.box.shape_zyx), dtype=dtype)
+    slabs = plan_answer(
+        [place], cutout.times, cutout.box, cuboid_zyx=cutout.level.cuboid_zyx, dtype=dtype
     )
+    flat = out.reshape(-1)
+    at = 0
+    store, usage = request.app[STORES].cuboids, exchange_of(request).usage
+    async with contextlib.aclosing(stream_slabs(store, slabs, dtype=dtype, usage=usage)) as voxels:
+        async for slab in voxels:
+            flat[at : at + slab.size] = slab
+            at += slab.size
+    return out if cutout.params.times is not None else out[0]
 
 
 def _headers(match: Match, cutout: Cutout, suffix: str | None) -> dict[str, str]:

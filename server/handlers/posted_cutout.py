@@ -11,7 +11,6 @@ from aiohttp import web
 
 from ndcass.concurrency import run_cpu
 from ndcass.errors import InvalidOption, InvalidRequest, NotFound
-from ndcass.merge import WriteOp
 from ndcass.model import Channel
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
@@ -21,8 +20,9 @@ from ndcass.server.cutout import (
     WHOLE_MEMORY,
     ZERO_CHANNEL,
     Cutout,
-    check_same_type,
+    check_channels,
     resolve,
+    write_op_for,
 )
 from ndcass.server.exchange import exchange_of
 from ndcass.server.formats.base import Layout, StreamDecoder
@@ -33,7 +33,7 @@ from ndcass.server.formats.npz import NpzDecoder
 from ndcass.server.formats.raw import RawDecoder
 from ndcass.server.match import Match
 from ndcass.server.streaming import OVERHEAD_SHARE, Body, receive
-from ndcass.server.volume_params import VolumeParams, parse_volume, write_op
+from ndcass.server.volume_params import parse_volume
 from ndcass.volume import BodyWriter, CutoutWriter, Place, check_writable, cutout_writer
 
 _DTYPE_NAME = re.compile(r"[<>|=]?[a-z]{1,8}[0-9]{1,3}")
@@ -57,8 +57,9 @@ async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse
         _check_raw_type(request, cutout.first)
     for place in places:
         check_writable(place.channel)
-    check_same_type(cutout, match.service)
-    ops = {_op(request, place.channel, params) for place in places}
+    check_channels(cutout, match.service)
+    option = request.query.get("write")
+    ops = {write_op_for(place.channel, option, params.words) for place in places}
     if len(ops) > 1:
         raise InvalidRequest("a conflict word goes with channels of one type only")
     (op,) = ops
@@ -114,13 +115,6 @@ def _names(text: str, dtype: np.dtype[Any]) -> bool:
         return np.dtype(text) == dtype
     except TypeError:
         return False
-
-
-def _op(request: web.Request, channel: Channel, params: VolumeParams) -> WriteOp:
-    op = write_op(request.query.get("write"), params.words, annotation=channel.is_annotation)
-    if op is WriteOp.EXCEPTION and not (channel.is_annotation and channel.exceptions):
-        raise InvalidRequest(f"channel {channel.channel_name} keeps no exceptions")
-    return op
 
 
 async def _receive_whole(

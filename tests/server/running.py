@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
@@ -77,6 +79,22 @@ class Running:
         await self.make(
             f"{project}token/{name}/", {"token_name": name, "public": public}, user=user
         )
+
+    async def write(self, path: str, voxels: npt.NDArray[Any], *, user: str = "admin") -> int:
+        """POST voxels to a path below `sd`, as they lie in memory; the status."""
+        headers = {"X-Volume-Dtype": voxels.dtype.str}
+        answer = await self.request(
+            "POST", f"/nd/sd/{path}", user=user, data=voxels.tobytes(), headers=headers
+        )
+        return answer.status
+
+    async def read(self, path: str) -> npt.NDArray[Any]:
+        """The voxels of a `raw` path below `sd`, in their shape."""
+        answer = await self.get(f"/nd/sd/{path}")
+        assert answer.status == 200, await answer.text()
+        shape = [int(n) for n in answer.headers["X-Volume-Shape"].split(",")]
+        voxels = np.frombuffer(await answer.read(), answer.headers["X-Volume-Dtype"])
+        return voxels.reshape(shape)
 
     async def post_ones(self, token: str, *, user: str | None = "admin") -> ClientResponse:
         """Write a small box of ones into the channel `img`."""

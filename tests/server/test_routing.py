@@ -107,7 +107,7 @@ def test_head_is_answered_by_get(router: Router) -> None:
     [
         "/sd/",
         "/sd/tok/",
-        "/sd/tok/a/jpeg/0/1,2/3,4/5,6/",
+        "/sd/tok/a/gif/0/1,2/3,4/5,6/",
         "/sd/tok/a b/npz/0/1,2/",
         "/sd/t-k/info/",
         "/sd/tök/info/",

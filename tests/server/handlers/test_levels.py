@@ -28,7 +28,7 @@ async def prepared(app: Running) -> Voxels:
     body = {"channel_type": "timeseries", "channel_datatype": "uint16", "resolution": 1}
     await app.make(path, {"channel_name": "deep", **body})
     voxels = np.random.default_rng(3).integers(1, 60_000, SHAPE_1).astype("<u2")
-    assert (await post(app, "deep/raw/1/10,30/40,70/2,6/", voxels)).status == 200
+    assert await app.write("v/deep/raw/1/10,30/40,70/2,6/", voxels) == 200
     return voxels
 
 
@@ -37,25 +37,10 @@ async def level_1(app: Running) -> Voxels:
     return await prepared(app)
 
 
-async def post(app: Running, path: str, voxels: Voxels) -> Any:
-    headers = {"X-Volume-Dtype": voxels.dtype.str}
-    return await app.request(
-        "POST", f"/nd/sd/v/{path}", user="admin", data=voxels.tobytes(), headers=headers
-    )
-
-
-async def raw(app: Running, path: str) -> Voxels:
-    answer = await app.get(f"/nd/sd/v/{path}")
-    assert answer.status == 200, await answer.text()
-    shape = [int(n) for n in answer.headers["X-Volume-Shape"].split(",")]
-    found: Voxels = np.frombuffer(await answer.read(), answer.headers["X-Volume-Dtype"])
-    return found.reshape(shape)
-
-
 async def test_every_format_shows_a_finer_level(app: Running, level_1: Voxels) -> None:
     wide = level_1.repeat(2, axis=1).repeat(2, axis=2)[:, 3:, 5:]
     box = "0/25,60/83,140/2,6/"
-    assert np.array_equal((await raw(app, f"deep/raw/{box}"))[0], wide)
+    assert np.array_equal((await app.read(f"v/deep/raw/{box}"))[0], wide)
     npz = await (await app.get(f"/nd/sd/v/deep/npz/{box}")).read()
     assert np.array_equal(np.load(io.BytesIO(zlib.decompress(npz)))[0], wide)
     hdf5 = await (await app.get(f"/nd/sd/v/deep/hdf5/{box}")).read()
@@ -66,7 +51,7 @@ async def test_every_format_shows_a_finer_level(app: Running, level_1: Voxels) -
 async def test_every_format_shows_a_coarser_level(app: Running, level_1: Voxels) -> None:
     thin = level_1[:, ::2, ::2][:, 1:]
     box = "2/5,15/21,35/2,6/"
-    assert np.array_equal((await raw(app, f"deep/raw/{box}"))[0], thin)
+    assert np.array_equal((await app.read(f"v/deep/raw/{box}"))[0], thin)
     zipped = await (await app.get(f"/nd/sd/v/deep/zip/{box}")).read()
     assert zlib.decompress(zipped) == thin.tobytes()
 
@@ -75,8 +60,9 @@ async def test_a_list_may_hold_channels_of_different_bases(app: Running, level_1
     path = "dataset/v/project/v/channel/flat/"
     body = {"channel_type": "timeseries", "channel_datatype": "uint16"}
     await app.make(path, {"channel_name": "flat", **body})
-    assert (await post(app, "flat/raw/0/20,60/80,140/2,6/", np.ones((4, 60, 40), "<u2"))).ok
-    both = await raw(app, "deep,0,flat/raw/1/10,30/40,70/2,6/")
+    ones = np.ones((4, 60, 40), "<u2")
+    assert await app.write("v/flat/raw/0/20,60/80,140/2,6/", ones) == 200
+    both = await app.read("v/deep,0,flat/raw/1/10,30/40,70/2,6/")
     assert np.array_equal(both[0], level_1)
     assert not both[1].any()
     assert (both[2] == 1).all()
@@ -86,7 +72,9 @@ async def test_a_list_may_hold_channels_of_different_bases(app: Running, level_1
 async def test_a_level_that_is_made_from_another_cannot_be_written(
     app: Running, level_1: Voxels, level: int
 ) -> None:
-    answer = await post(app, f"deep/raw/{level}/0,1/0,1/1,2/", np.ones((1, 1, 1), "<u2"))
+    path = f"/nd/sd/v/deep/raw/{level}/0,1/0,1/1,2/"
+    headers = {"X-Volume-Dtype": "<u2"}
+    answer = await app.request("POST", path, user="admin", data=b"\1\0", headers=headers)
     assert answer.status == 404
     assert "write to level 1" in await answer.text()
 
@@ -101,8 +89,8 @@ async def test_bounds_are_those_of_the_level_asked_for(app: Running, level_1: Vo
 
 async def test_labels_posted_near_isotropic_are_ordinary(app: Running, level_1: Voxels) -> None:
     labels = np.full((20, 1, 1), 7, "<u4")
-    assert (await post(app, "lab/raw/0/0,1/0,1/1,21/neariso/", labels)).status == 200
-    assert np.array_equal((await raw(app, "lab/raw/0/0,1/0,1/1,21/"))[0], labels)
+    assert await app.write("v/lab/raw/0/0,1/0,1/1,21/neariso/", labels) == 200
+    assert np.array_equal((await app.read("v/lab/raw/0/0,1/0,1/1,21/"))[0], labels)
 
 
 @pytest.fixture
