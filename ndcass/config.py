@@ -205,6 +205,18 @@ class PictureSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TileCacheSettings:
+    """Where slices and tiles are kept that were drawn before, and how many bytes of them."""
+
+    max_bytes: int = GIB
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 0:
+            raise ConfigError("tile_cache.max_bytes must be at least 0; 0 keeps nothing")
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What goes to standard error."""
 
@@ -227,6 +239,7 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     cassandra: CassandraSettings = field(default_factory=CassandraSettings)
     pictures: PictureSettings = field(default_factory=PictureSettings)
+    tile_cache: TileCacheSettings = field(default_factory=TileCacheSettings)
     log: LogSettings = field(default_factory=LogSettings)
     admin_token: str | None = field(default=None, repr=False)
 

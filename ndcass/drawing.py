@@ -5,6 +5,7 @@ Slices, projections, channels in false colour and tiles differ in no more than t
 """
 
 import enum
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,19 +13,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ndcass import composite, picture
+from ndcass import composite, picture, resample
 from ndcass.concurrency import bounded_map
 from ndcass.errors import InvalidRequest
 from ndcass.geometry import Box, Level
 from ndcass.picture import Picture, Range
 from ndcass.projection import BLOCK_BYTES, project
-from ndcass.store.base import CuboidStore
+from ndcass.store.base import CuboidAddress, CuboidStore
 from ndcass.tile import TILE_PIXELS, Tile
 from ndcass.volume import Place, Usage, read_box
 
 # The axis that a plane cuts, in arrays of order z, y, x.
 AXES = {"xy": 0, "xz": 1, "yz": 2}
 RGBA_BYTES = 4
+# Counts up when the same voxels come to look different: names of pictures then change.
+APPEARANCE = 1
 
 Voxels = npt.NDArray[Any]  # which type is only known at run time
 
@@ -87,6 +90,38 @@ class Layer:
         """Height and width of the plane in voxels."""
         depth, height, width = self.box.shape_zyx
         return {"xy": (height, width), "xz": (depth, width), "yz": (depth, height)}[self.plane]
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """All that shapes its pixels, but what is stored."""
+        place, channel = self.place, self.place.channel
+        return (
+            self.plane,
+            place.address(self.t, 0),
+            place.level,
+            place.source,
+            (channel.channel_type, channel.channel_datatype),
+            (channel.startwindow, channel.endwindow),
+            self.box,
+            self.style.name,
+            self.extreme and self.extreme.name,
+            self.window,
+            self.keep_ids,
+        )
+
+    @property
+    def cuboid_count(self) -> int:
+        """How many cuboids it is made of, stored or not."""
+        source, box = self.place.source, self.box
+        if source is not None and not source.is_coarser:
+            return resample.cuboids_under(box, source)
+        if source is not None:
+            box = resample.coarse_box(box, source)
+        sizes = self.place.cuboid_zyx
+        return math.prod(
+            -(-stop // size) - start // size
+            for start, stop, size in zip(box.start_zyx, box.stop_zyx, sizes, strict=True)
+        )
 
     @property
     def read_bytes(self) -> int:
@@ -182,6 +217,28 @@ class Drawing:
         most = max(RGBA_BYTES, *(layer.place.channel.dtype.itemsize for layer in self.layers))
         rows, columns = self.layers[0].shape
         return most * max(height * width, rows * columns)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Equal ones of two pictures mean equal pixels, if equal voxels are stored.
+
+        As `repr` gives it, it may be a name that outlives the process.
+        """
+        layers = tuple(layer.identity for layer in self.layers)
+        return (APPEARANCE, layers, self.colours, self.height, self.tile)
+
+    @property
+    def cuboid_count(self) -> int:
+        """How many cuboids it is made of, stored or not."""
+        return sum(layer.cuboid_count for layer in self.layers)
+
+    def cuboids(self) -> list[CuboidAddress]:
+        """The cuboids that it is made of, stored or not."""
+        return [
+            address
+            for layer in self.layers
+            for address in layer.place.addresses(layer.t, layer.box)
+        ]
 
     @property
     def memory_bytes(self) -> int:

@@ -23,7 +23,7 @@ import uvloop
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from ndcass.concurrency import ByteLimiter, keep_heap
+from ndcass.concurrency import ByteLimiter, keep_heap, run_cpu
 from ndcass.config import ServerSettings, Settings
 from ndcass.errors import ConfigError
 from ndcass.server.accounts import Accounts
@@ -32,6 +32,7 @@ from ndcass.server.app_keys import (
     DEADLINES,
     MEMORY,
     METRICS,
+    PICTURES,
     ROUTER,
     SETTINGS,
     STOPPING,
@@ -48,7 +49,8 @@ from ndcass.server.routes import ROUTES
 from ndcass.server.routing import Route, Router
 from ndcass.server.workers import Supervisor
 from ndcass.store.base import Stores
-from ndcass.store.engine import open_stores
+from ndcass.store.engine import open_pictures, open_stores
+from ndcass.store.picture_cache import PictureCache
 
 log = logging.getLogger("ndcass.server")
 
@@ -73,12 +75,14 @@ def make_app(
     *,
     metrics: Metrics | None = None,
     routes: Sequence[Route] = ROUTES,
+    pictures: PictureCache | None = None,
 ) -> web.Application:
     """The application over stores that the caller opened and will close."""
     app = web.Application()
     app[SETTINGS] = settings
     app[STORES] = stores
     app[MEMORY] = ByteLimiter(settings.server.memory_bytes)
+    app[PICTURES] = pictures
     app[METRICS] = metrics if metrics is not None else Metrics()
     app[ACCOUNTS] = Accounts(app[METRICS], log_lines=settings.log.access)
     limits = settings.server
@@ -220,7 +224,8 @@ async def _serve_until_stopped(
     if parent is not None:  # without its supervisor a worker would never be stopped
         loop.add_reader(parent.sentinel, stop.set)
     async with _open_stores(settings) as stores:
-        app = make_app(settings, stores, metrics=metrics)
+        pictures = await run_cpu(open_pictures, settings)
+        app = make_app(settings, stores, metrics=metrics, pictures=pictures)
         runner = Runner(app, **server_options(settings.server))
         await runner.setup()
         try:

@@ -15,7 +15,7 @@ from ndcass.errors import StoreError
 from ndcass.jobs import HANDLERS
 from ndcass.jobs.runner import run_jobs
 from ndcass.server import metrics as names
-from ndcass.server.app_keys import ACCOUNTS, DEADLINES, MEMORY, METRICS, SETTINGS, STORES
+from ndcass.server.app_keys import ACCOUNTS, DEADLINES, MEMORY, METRICS, PICTURES, SETTINGS, STORES
 from ndcass.server.metrics import write_snapshot
 
 log = logging.getLogger("ndcass.server")
@@ -124,7 +124,8 @@ def worker_gauges(app: web.Application) -> dict[str, float]:
 def settle(app: web.Application) -> None:
     """Bring this worker's numbers up to date."""
     app[ACCOUNTS].settle()
-    app[METRICS].note_events(app[STORES].counts)
+    pictures = app[PICTURES]
+    app[METRICS].note_events({**app[STORES].counts, **(pictures.counts if pictures else {})})
 
 
 async def leave_snapshot(app: web.Application) -> None:

@@ -1,6 +1,7 @@
 """From requests for pictures to PNG: what slices, projections, tiles and overlays share."""
 
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from aiohttp import web
 
@@ -8,13 +9,19 @@ from ndcass import composite
 from ndcass.concurrency import run_cpu
 from ndcass.drawing import Drawing, Extreme, Layer, Style, Voxels, stretched_height
 from ndcass.errors import InvalidRequest, TooLarge
-from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
+from ndcass.server.app_keys import MEMORY, PICTURES, SETTINGS, STORES
 from ndcass.server.cutout import Cutout
 from ndcass.server.exchange import exchange_of
 from ndcass.server.formats.png import CONTENT_TYPE, encode_png
 from ndcass.server.volume_params import window_bounds
+from ndcass.store.picture_cache import key_of
 from ndcass.tile import Tile
-from ndcass.volume import Place
+from ndcass.volume import Place, source_bytes
+
+# Pictures of more cuboids are drawn anew each time: asking for the versions of so many would take
+# longer than most pictures do.
+MAX_NAMED_CUBOIDS = 4096
+ETAG_BYTES = 16
 
 
 def layers_of(
@@ -101,12 +108,46 @@ def in_colours(
 
 
 async def send_picture(request: web.Request, drawing: Drawing, what: str) -> web.Response:
-    """Draw a picture and send it as PNG; `what` it is called if it is too large."""
+    """Send a picture as PNG, from the cache if it is there; `what` it is called if too large.
+
+    Its ETag names what was asked for and what is stored, so that a client, and the cache, can tell
+    whether they have the picture without anybody drawing it.
+    """
     check_size(request, drawing, what)
-    async with request.app[MEMORY].hold(drawing.memory_bytes):
-        planes = await read_planes(request, drawing)
-        body = await run_cpu(lambda: encode_png(drawing.pixels(planes)))
-        return web.Response(body=body, content_type=CONTENT_TYPE)
+    if drawing.cuboid_count > MAX_NAMED_CUBOIDS:
+        async with request.app[MEMORY].hold(drawing.memory_bytes):
+            planes = await read_planes(request, drawing)
+            return _png_response(await run_cpu(_encoded, drawing, planes), {})
+    key = key_of(drawing.identity)
+    # Asked before the voxels are read: what is drawn is at least as new as its name says.
+    versions = await request.app[STORES].cuboids.versions(drawing.cuboids())
+    etag = blake2b(key + versions, digest_size=ETAG_BYTES).hexdigest()
+    headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
+    if _is_known(request, etag):
+        return web.Response(status=304, headers=headers)
+    cache = request.app[PICTURES]
+    body = None if cache is None else await run_cpu(cache.get, key, versions)
+    if body is None:
+        async with request.app[MEMORY].hold(drawing.memory_bytes):
+            planes = await read_planes(request, drawing)
+            body = await run_cpu(_encoded, drawing, planes)
+        if cache is not None:
+            await run_cpu(cache.put, key, versions, body)
+    return _png_response(body, headers)
+
+
+def _encoded(drawing: Drawing, planes: Sequence[Voxels]) -> bytes:
+    return encode_png(drawing.pixels(planes))
+
+
+def _png_response(body: bytes, headers: dict[str, str]) -> web.Response:
+    return web.Response(body=body, headers={**headers, "Content-Type": CONTENT_TYPE})
+
+
+def _is_known(request: web.Request, etag: str) -> bool:
+    """Whether the client says that it has the picture of that name."""
+    known = request.if_none_match
+    return known is not None and any(tag.value in (etag, "*") for tag in known)
 
 
 def check_size(request: web.Request, drawing: Drawing, what: str) -> None:
@@ -117,6 +158,8 @@ def check_size(request: web.Request, drawing: Drawing, what: str) -> None:
     asked = sum(layer.read_bytes for layer in drawing.layers)
     if asked > limits.max_cutout_bytes:
         raise TooLarge(f"voxels of the {what}", asked=asked, limit=limits.max_cutout_bytes)
+    for layer in drawing.layers:
+        exchange_of(request).usage.check_source(source_bytes([layer.place], layer.box, 1))
 
 
 async def read_planes(request: web.Request, drawing: Drawing) -> Sequence[Voxels]:

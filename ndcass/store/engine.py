@@ -1,9 +1,13 @@
-"""Opens whichever engine the settings name."""
+"""Opens whichever engine the settings name, and the cache of pictures beside it."""
 
 from pathlib import Path
 
 from ndcass.config import Settings
 from ndcass.store.base import Stores
+from ndcass.store.picture_cache import PictureCache
+
+# In the folder of an embedded store.
+PICTURES_FOLDER = "pictures"
 
 
 async def open_stores(settings: Settings) -> Stores:
@@ -22,3 +26,17 @@ async def open_stores(settings: Settings) -> Stores:
     from ndcass.store.embedded import open_embedded
 
     return await open_embedded(Path(settings.store.folder))
+
+
+def open_pictures(settings: Settings) -> PictureCache | None:
+    """The cache of pictures, once the stores are open; None where none is wanted. Blocks."""
+    wanted = settings.tile_cache
+    if not wanted.max_bytes:
+        return None
+    if wanted.folder:
+        folder = Path(wanted.folder)
+    elif settings.store.engine == "embedded":
+        folder = Path(settings.store.folder) / PICTURES_FOLDER
+    else:
+        return None
+    return PictureCache.open(folder, limit_bytes=wanted.max_bytes)

@@ -71,6 +71,7 @@ def test_overrides_win_over_the_file_and_none_does_not_count(tmp_path: Path) -> 
         ("pictures: {own_names: ['http://a']}", r"'http://a' is no host or host:port"),
         ("pictures: {overlay_servers: [a.example]}", r"'a.example' is no http or https address"),
         ("pictures: {viz_server: 'ftp://a'}", r"'ftp://a' is no http or https address"),
+        ("tile_cache: {max_bytes: -1}", r"tile_cache.max_bytes must be at least 0"),
         ("log: {level: loud}", r"log\.level 'loud' is unknown; known are debug, info"),
         ("server: 5", r"server must hold settings"),
         ("- a", r"must hold sections"),

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from ndcass.store.embedded import open_embedded
+from ndcass.store.memory import MemoryStores
+from tests.server.pictured import make_pictured
 from tests.server.running import Running, running
 
 
@@ -18,3 +20,11 @@ async def app(tmp_path: Path) -> AsyncIterator[Running]:
             yield found
     finally:
         await stores.close()
+
+
+@pytest.fixture
+async def pictured() -> AsyncIterator[Running]:
+    """A gateway with the volume `v` of ``pictured.py``, in memory: it is made for every test."""
+    async with running(MemoryStores()) as app:
+        await make_pictured(app)
+        yield app

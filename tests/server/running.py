@@ -18,6 +18,7 @@ from ndcass.server.protocol import Runner
 from ndcass.server.routes import ROUTES
 from ndcass.server.routing import Route
 from ndcass.store.base import Stores
+from ndcass.store.picture_cache import PictureCache
 
 # User -> API key. The first one is a superuser.
 KEYS = {"admin": "a" * 40, "ann": "b" * 40, "bob": "c" * 40}
@@ -117,6 +118,7 @@ async def running(
     *,
     metrics: Metrics | None = None,
     routes: Sequence[Route] = ROUTES,
+    pictures: PictureCache | None = None,
 ) -> AsyncIterator[Running]:
     """Serve some stores, which get the users of `KEYS`."""
     settings = settings or Settings()
@@ -125,7 +127,7 @@ async def running(
         await stores.catalog.add_key(user.id, hash_key(key))
     options = server_options(settings.server)
     del options["handler_cancellation"]  # the test server sets it itself
-    server = _Server(make_app(settings, stores, metrics=metrics, routes=routes))
+    server = _Server(make_app(settings, stores, metrics=metrics, routes=routes, pictures=pictures))
     await server.start_server(**options)
     async with TestClient(server) as client:
         yield Running(client, stores)
