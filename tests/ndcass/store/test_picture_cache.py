@@ -1,15 +1,12 @@
 """The cache of pictures: never wrong, never in the way, whatever happens to its files."""
 
-import contextlib
 import logging
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ndcass.store.picture_cache import FOLDERS, KEY_BYTES, PictureCache, key_of
+from tests.full_disk import file_size_limit
 
 LIMIT = 64 << 20
 OLD = b"o" * 16
@@ -251,24 +249,11 @@ def test_a_disk_with_little_room_is_left_to_the_store(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
-@contextlib.contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a size, as a full disk would."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_a_full_disk_fails_nothing_and_leaves_nothing(
     cache: PictureCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.put(key_of("a"), OLD, picture(1))
-    with no_file_beyond(3000), caplog.at_level(logging.WARNING):
+    with file_size_limit(3000), caplog.at_level(logging.WARNING):
         for _ in range(3):
             cache.put(key_of("a"), NEW, picture(2))
             cache.put(key_of("b"), NEW, picture(3))

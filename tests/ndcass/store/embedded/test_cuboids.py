@@ -1,18 +1,16 @@
 """The embedded cuboid store under faults, with real files and real processes."""
 
 import asyncio
-import contextlib
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from ndcass.store.base import CuboidAddress, CuboidWrite
 from ndcass.store.embedded import cuboids as engine
 from ndcass.store.embedded import entries
 from ndcass.store.embedded.cuboids import EmbeddedCuboids
+from tests.full_disk import file_size_limit
 
 CUBOID: Zyx = (16, 128, 128)
 SMALL: Zyx = (4, 16, 16)
@@ -388,19 +387,6 @@ async def test_a_lost_segment_is_an_error(tmp_path: Path) -> None:
 
 
 # -- full disks
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a size, as a full disk would."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 async def test_a_full_disk_refuses_the_write_and_keeps_the_old_voxels(

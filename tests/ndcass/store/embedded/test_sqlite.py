@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
-import resource
 import signal
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from ndcass.errors import (
 )
 from ndcass.store.embedded import sqlite as engine
 from ndcass.store.embedded.sqlite import SCHEMA_VERSION, Database, signed, unsigned
+from tests.full_disk import file_size_limit
 
 
 @pytest.fixture
@@ -47,17 +47,6 @@ def add_user(name: str) -> Callable[[sqlite3.Connection], None]:
 
 def names(db: sqlite3.Connection) -> list[str]:
     return [name for (name,) in db.execute("SELECT name FROM users ORDER BY name")]
-
-
-@contextlib.contextmanager
-def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """What a full disk does to a growing file."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # -- opening
@@ -262,7 +251,7 @@ async def test_a_lock_held_too_long_is_a_timeout_and_the_loop_goes_on(
 async def test_a_full_disk_is_said_and_leaves_the_old_data(database: Database, path: Path) -> None:
     await database.write(add_user("anna"))
     log_bytes = path.with_name(f"{path.name}-wal").stat().st_size
-    with files_of_at_most(log_bytes + 8192), pytest.raises(StoreFull):
+    with file_size_limit(log_bytes + 8192), pytest.raises(StoreFull):
         await database.write(add_user("x" * 100_000))
     assert await database.read(names) == ["anna"]
     await database.write(add_user("ben"))
