@@ -337,11 +337,19 @@ def memory(rounds: int) -> Iterator[Result]:
         )
 
 
+def drawn_pictures(rounds: int) -> Iterator[Result]:
+    """Slices and tiles, see ``bench/pictures.py``."""
+    from bench.pictures import pictures  # which imports this module
+
+    yield from pictures(rounds)
+
+
 MEASURES: dict[str, Callable[[int], Iterator[Result]]] = {
     "in-process": in_process,
     "reads": reads,
     "writes": writes,
     "memory": memory,
+    "pictures": drawn_pictures,
 }
 
 
