@@ -19,6 +19,7 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Iterator,
     Sequence,
 )
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -205,6 +206,53 @@ class GroupRunner(Generic[T]):
             return await loop.run_in_executor(self._thread, self._func, items)
         except Exception as error:  # noqa: BLE001 - every caller of the group gets it
             return [error] * len(items)
+
+
+class Bell(Generic[T]):
+    """Tells tasks of one event loop that there is something to do, and what.
+
+    Each listener hears what was rung since it asked last; it need not wait at that moment.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: set[Listener[T]] = set()
+
+    def ring(self, what: T) -> None:
+        """Tell every listener."""
+        for listener in self._listeners:
+            listener.hear(what)
+
+    @contextlib.contextmanager
+    def listener(self) -> Iterator["Listener[T]"]:
+        """Somebody who listens from now on."""
+        listener = Listener[T]()
+        self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+
+
+class Listener(Generic[T]):
+    """Hears a `Bell`."""
+
+    def __init__(self) -> None:
+        self._heard: set[T] = set()
+        self._event = asyncio.Event()
+
+    def hear(self, what: T) -> None:
+        """Remember it."""
+        self._heard.add(what)
+        self._event.set()
+
+    async def wait(self, seconds: float) -> set[T]:
+        """What was rung since it was asked last, at once or within so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        self._event.clear()
+        heard, self._heard = self._heard, set()
+        return heard
 
 
 class SharedCall(Generic[R]):

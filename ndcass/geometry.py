@@ -97,6 +97,8 @@ class Level:
     voxelres_zyx: ZyxFloat
     cuboid_zyx: Zyx
     neariso_scaledown: int
+    # What all levels of the dataset follow from, for whoever needs the others too.
+    geometry: "Geometry" = field(repr=False)
     # The legal coordinates, offset included; kept, for every request asks for them.
     box: Box = field(init=False, repr=False)
     neariso_box: Box | None = field(init=False, repr=False)
@@ -212,6 +214,7 @@ def level_of(geometry: Geometry, level: int) -> Level:
         voxelres_zyx=voxelres_zyx,
         cuboid_zyx=_cuboid_zyx(geometry, factor),
         neariso_scaledown=_neariso_scaledown(voxelres_zyx),
+        geometry=geometry,
     )
 
 

@@ -48,6 +48,12 @@ IMAGE_DATATYPES = frozenset(
 )
 _DTYPES = {name: np.dtype(name).newbyteorder("<") for name in IMAGE_DATATYPES}
 ANNOTATION_DATATYPES = frozenset({"uint32", "uint64"})
+# How a level of the pyramid is made of the one below: the original's rules, or for images the mean
+# of all voxels, for labels the most frequent one.
+DEFAULT_DOWNSAMPLING = "default"
+DOWNSAMPLINGS = {IMAGE: "mean", TIMESERIES: "mean", ANNOTATION: "mode"}
+# States of a pyramid (control plane 5.2).
+NOT_PROPAGATED, UNDER_PROPAGATION, PROPAGATED = 0, 1, 2
 
 KV_ENGINES = frozenset({"MySQL", "Redis", "Cassandra", "Embedded"})
 
@@ -246,6 +252,7 @@ class Channel(Resource):
     endwindow: int = 0
     default: bool = False
     header: str = ""
+    downsampling: str = DEFAULT_DOWNSAMPLING
 
     def __post_init__(self) -> None:
         _name(self, WORD)
@@ -281,6 +288,8 @@ class Channel(Resource):
         annotation = self.channel_type == ANNOTATION
         allowed = ANNOTATION_DATATYPES if annotation else IMAGE_DATATYPES
         _one_of(self, "channel_datatype", allowed, of=f" of {self.channel_type} channels")
+        ways = frozenset({DEFAULT_DOWNSAMPLING, DOWNSAMPLINGS[self.channel_type]})
+        _one_of(self, "downsampling", ways, of=f" of {self.channel_type} channels")
 
     def check_sent(self) -> None:
         """Refuse ranges that end before they start, unless the end is what it is by itself."""
@@ -288,6 +297,13 @@ class Channel(Resource):
             start, end = getattr(self, f"start{what}"), getattr(self, f"end{what}")
             if end < start and end not in unset:
                 raise InvalidRequest(f"end{what} is {end}, before start{what}, which is {start}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As `Resource.to_json`; clients of the original never see what is ours alone."""
+        fields = Resource.to_json(self)  # a class with slots is made anew: super() fails
+        if self.downsampling == DEFAULT_DOWNSAMPLING:
+            del fields["downsampling"]
+        return fields
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -23,7 +23,7 @@ FIXED_GEOMETRY = (
     "ximagesize yimagesize zimagesize xvoxelres yvoxelres zvoxelres scalingoption scalinglevels"
 ).split()
 # Whether a merge heeds exceptions is decided when it is written.
-FIXED_TYPE = ("channel_type", "channel_datatype", "exceptions")
+FIXED_TYPE = ("channel_type", "channel_datatype", "exceptions", "downsampling")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from ndcass.store.base import (
     CuboidWrite,
     JobState,
     Predicate,
+    StaleMark,
     StoredObject,
     Stores,
 )
@@ -678,6 +679,161 @@ def channel(name: str = "em", of: str = "proj", **fields: Any) -> Channel:
     return Channel(id=0, project=of, channel_name=name, **kind)
 
 
+class StaleContract(Contract):
+    """`StaleMarks`, and the batches that set and clear marks."""
+
+    async def test_a_marked_cuboid_is_stale(self, stores: Stores) -> None:
+        await stores.stale.mark([at(1, level=1), at(5, level=2), at(5, level=1, pyramid=NEARISO)])
+        asked = [at(m, level=level) for m in (1, 5) for level in (1, 2)]
+        assert await stores.stale.marked(asked) == {at(1, level=1), at(5, level=2)}
+        assert await stores.stale.marked([]) == set()
+
+    async def test_marks_are_asked_for_in_any_number(self, stores: Stores) -> None:
+        await stores.stale.mark([at(m, level=1) for m in range(0, 3000, 7)])
+        found = await stores.stale.marked([at(m, level=1) for m in range(2500)])
+        assert sorted(a.morton for a in found) == list(range(0, 2500, 7))
+
+    async def test_a_scan_meets_the_marks_of_one_level_in_order(self, stores: Stores) -> None:
+        rng = np.random.default_rng(1)
+        mortons = sorted({int(m) for m in rng.integers(0, 1 << 40, 2500)})
+        await stores.stale.mark([at(m, level=1, t=m % 2) for m in mortons])
+        await stores.stale.mark([at(9, level=2), at(9, level=1, channel=2)])
+        await stores.stale.mark([at(9, level=1, pyramid=NEARISO)])
+        found = await scanned_marks(stores, 1, level=1)
+        assert found == sorted(at(m, level=1, t=m % 2) for m in mortons)
+        assert await scanned_marks(stores, 1, level=3) == []
+
+    async def test_marks_are_counted_by_level(self, stores: Stores) -> None:
+        await stores.stale.mark([at(m, level=1, t=m % 3) for m in range(1100)])
+        await stores.stale.mark([at(m, level=1) for m in range(3)])
+        await stores.stale.mark([at(0, level=2), at(0, level=2, pyramid=NEARISO)])
+        counts = await stores.stale.counts(1)
+        assert counts == {(PLAIN, 1): 1102, (PLAIN, 2): 1, (NEARISO, 2): 1}
+        assert await stores.stale.counts(2) == {}
+
+    async def test_channels_with_marks_are_known(self, stores: Stores) -> None:
+        assert list(await stores.stale.channels()) == []
+        await stores.stale.mark([at(1, channel=7, level=1), at(1, channel=3, level=1)])
+        assert list(await stores.stale.channels()) == [3, 7]
+        await clear_all(stores, 7, level=1)
+        assert list(await stores.stale.channels()) == [3]
+
+    async def test_a_batch_marks_with_its_commit(self, stores: Stores) -> None:
+        parent = at(0, level=1)
+        async with stores.cuboids.batch() as batch:
+            await batch.add([write_of(at(1), full(5))])
+            batch.mark_stale([parent])
+            assert await stores.stale.marked([parent]) == set()
+            await batch.commit()
+        assert await stores.stale.marked([parent]) == {parent}
+
+    async def test_a_batch_without_a_commit_marks_nothing(self, stores: Stores) -> None:
+        async with stores.cuboids.batch() as batch:
+            await batch.add([write_of(at(1), full(5))])
+            batch.mark_stale([at(0, level=1)])
+        assert await stores.stale.marked([at(0, level=1)]) == set()
+
+    async def test_a_batch_of_marks_alone_can_be_committed(self, stores: Stores) -> None:
+        async with stores.cuboids.batch() as batch:
+            batch.mark_stale([at(0, level=1)])
+            await batch.commit()
+        assert await stores.stale.marked([at(0, level=1)]) == {at(0, level=1)}
+
+    async def test_a_derivation_writes_and_clears(self, stores: Stores) -> None:
+        parent = at(0, level=1)
+        await stores.stale.mark([parent])
+        marks = await marks_of(stores, 1, level=1)
+        async with stores.stale.derivation(marks) as batch:
+            await batch.add([write_of(parent, full(8), WriteOp.REPLACE)])
+            assert await stores.stale.marked([parent]) == {parent}
+            await batch.commit()
+        assert (await voxels_at(stores, parent) == 8).all()
+        assert await stores.stale.marked([parent]) == set()
+        assert await scanned_marks(stores, 1, level=1) == []
+
+    async def test_a_derivation_that_is_given_up_leaves_its_marks(self, stores: Stores) -> None:
+        parent = at(0, level=1)
+        await stores.stale.mark([parent])
+        async with stores.stale.derivation(await marks_of(stores, 1, level=1)) as batch:
+            await batch.add([write_of(parent, full(8), WriteOp.REPLACE)])
+        assert await stores.stale.marked([parent]) == {parent}
+        assert await merged_cuboids(stores, [parent]) == {}
+
+    async def test_a_write_that_came_meanwhile_keeps_its_mark(self, stores: Stores) -> None:
+        parent = at(0, level=1)
+        await stores.stale.mark([parent])
+        async with stores.stale.derivation(await marks_of(stores, 1, level=1)) as batch:
+            async with stores.cuboids.batch() as edit:
+                await edit.add([write_of(at(1), full(5))])
+                edit.mark_stale([parent])
+                await edit.commit()
+            await batch.add([write_of(parent, full(8), WriteOp.REPLACE)])
+            await batch.commit()
+        assert await stores.stale.marked([parent]) == {parent}
+        await clear_all(stores, 1, level=1)
+        assert await stores.stale.marked([parent]) == set()
+
+    async def test_of_two_who_rebuild_the_one_that_saw_more_wins(self, stores: Stores) -> None:
+        parent = at(0, level=1)
+        await stores.stale.mark([parent])
+        async with stores.stale.derivation(await marks_of(stores, 1, level=1)) as slow:
+            await stores.stale.mark([parent])
+            async with stores.stale.derivation(await marks_of(stores, 1, level=1)) as quick:
+                await quick.add([write_of(parent, full(9), WriteOp.REPLACE)])
+                await quick.commit()
+            await slow.add([write_of(parent, full(8), WriteOp.REPLACE)])
+            await slow.commit()
+        assert (await voxels_at(stores, parent) == 9).all()
+        assert await stores.stale.marked([parent]) == set()
+
+    async def test_a_derivation_marks_what_derives_from_it(self, stores: Stores) -> None:
+        low, high = at(0, level=1), at(0, level=2)
+        await stores.stale.mark([low, high])
+        old = await marks_of(stores, 1, level=2)
+        async with stores.stale.derivation(await marks_of(stores, 1, level=1)) as batch:
+            await batch.add([write_of(low, full(8), WriteOp.REPLACE)])
+            batch.mark_stale([high])
+            await batch.commit()
+        # Who took the mark of the upper one before the lower one was rebuilt does not clear it.
+        async with stores.stale.derivation(old) as batch:
+            await batch.add([write_of(high, full(7), WriteOp.REPLACE)])
+            await batch.commit()
+        assert await stores.stale.marked([low, high]) == {high}
+
+    async def test_deleting_a_channel_forgets_its_marks(self, stores: Stores) -> None:
+        await stores.stale.mark([at(m, level=m % 3 + 1) for m in range(1500)])
+        await stores.stale.mark([at(0, channel=2, level=1)])
+        assert await stores.stale.delete_channel(1) == 1500
+        assert await stores.stale.counts(1) == {}
+        assert list(await stores.stale.channels()) == [2]
+        assert await stores.stale.delete_channel(1) == 0
+
+    async def test_the_bell_rings_for_a_channel_that_was_written_to(self, stores: Stores) -> None:
+        with stores.stale.bell.listener() as listener:
+            assert await listener.wait(0) == set()
+            async with stores.cuboids.batch() as batch:
+                await batch.add([write_of(at(1, channel=4), full(5))])
+                batch.mark_stale([at(0, channel=4, level=1)])
+                await batch.commit()
+            assert await listener.wait(30) == {4}
+
+
+async def marks_of(stores: Stores, channel_id: int, *, level: int) -> list[StaleMark]:
+    """The marks of a plain level."""
+    scan = stores.stale.scan(channel_id, pyramid=PLAIN, level=level)
+    return [mark async for page in scan for mark in page]
+
+
+async def scanned_marks(stores: Stores, channel_id: int, *, level: int) -> list[CuboidAddress]:
+    return [mark.address for mark in await marks_of(stores, channel_id, level=level)]
+
+
+async def clear_all(stores: Stores, channel_id: int, *, level: int) -> None:
+    """Clear the marks of a level as if it had been rebuilt, to what it was."""
+    async with stores.stale.derivation(await marks_of(stores, channel_id, level=level)) as batch:
+        await batch.commit()
+
+
 class CatalogContract(Contract):
     """`Catalog`."""
 
@@ -935,6 +1091,21 @@ class CatalogContract(Contract):
             await filled.catalog.delete_channel("proj", "em")
             assert not await filled.catalog.is_live(stored.id)
 
+    async def test_the_channel_of_an_id_is_as_it_is_now(self, filled: Stores) -> None:
+        catalog = filled.catalog
+        stored = await catalog.create_channel(channel())
+        assert await catalog.live_channel(stored.id) == stored
+        changed = await catalog.update_channel(dataclasses.replace(stored, propagate=1))
+        assert await catalog.live_channel(stored.id) == changed
+        await catalog.delete_channel("proj", "em")
+        assert await catalog.live_channel(stored.id) is None
+        assert await catalog.live_channel(1 << 70) is None
+
+    async def test_how_levels_are_made_is_kept(self, filled: Stores) -> None:
+        stored = await filled.catalog.create_channel(channel(downsampling="mean"))
+        assert stored.downsampling == "mean"
+        assert await filled.catalog.channel("proj", "em") == stored
+
     async def test_deleting_a_channel_submits_the_job_that_removes_its_voxels(
         self, filled: Stores
     ) -> None:
@@ -1064,6 +1235,25 @@ class JobsContract(Contract):
         assert (job.state, job.done_units, job.total_units) == (JobState.PENDING, 0, 0)
         assert job.error == ""
         assert await stores.jobs.job(job.id) == job
+
+    async def test_what_waits_already_is_not_submitted_again(self, stores: Stores) -> None:
+        first = await stores.jobs.submit_once("refresh", 7)
+        assert await stores.jobs.submit_once("refresh", 7) == first
+        others = [
+            await stores.jobs.submit_once("refresh", 8),
+            await stores.jobs.submit_once("delete", 7),
+        ]
+        assert len({first.id, *(job.id for job in others)}) == 3
+        await self._claim(stores, ["refresh"])
+        # What is being worked on may have looked already.
+        assert (await stores.jobs.submit_once("refresh", 7)).id != first.id
+
+    async def test_the_bell_rings_for_a_new_job(self, stores: Stores) -> None:
+        with stores.jobs.bell.listener() as listener:
+            await stores.jobs.submit("delete", 1, {})
+            await stores.jobs.submit_once("refresh", 1)
+            assert await listener.wait(30) == {"delete", "refresh"}
+            assert await listener.wait(0) == set()
 
     async def test_a_job_that_is_not_there_is_not_found(self, stores: Stores) -> None:
         with pytest.raises(NotFound):

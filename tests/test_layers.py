@@ -33,6 +33,8 @@ LAYERS = {
     "ndcass/tile.py": 2,
     "ndcass/resample.py": 2,
     "ndcass/histogram.py": 2,
+    "ndcass/downsample.py": 2,
+    "ndcass/pyramid.py": 2,
     "ndcass/concurrency.py": 2,
     "ndcass/store/": 3,
     "ndcass/volume.py": 4,

@@ -1,8 +1,8 @@
 """What a store promises: the protocols that every engine keeps.
 
-Six of them: `CuboidStore` (voxels), `Catalog` (names), `Jobs` (background work), `ObjectStore`
-and `LabelIndex` (annotations), `SideRecords` (what else belongs to a channel); `Stores` holds one
-of each. ``tests/store_contract.py`` is the same
+Seven of them: `CuboidStore` (voxels), `StaleMarks` (what of the pyramids is old), `Catalog`
+(names), `Jobs` (background work), `ObjectStore` and `LabelIndex` (annotations), `SideRecords` (what
+else belongs to a channel); `Stores` holds one of each. ``tests/store_contract.py`` is the same
 promise as tests, run on every engine.
 
 What every engine promises
@@ -19,13 +19,14 @@ What every engine promises
 
 import dataclasses
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy.typing as npt
 
+from ndcass.concurrency import Bell
 from ndcass.geometry import Zyx
 from ndcass.merge import CuboidRow, WriteOp
 from ndcass.model import Channel, Dataset, Project, Token, TokenView, User
@@ -105,6 +106,12 @@ class CuboidBatch(Protocol):
     async def add(self, writes: Sequence[CuboidWrite]) -> None:
         """Take some cuboids; blocks no event loop; bounded in memory whatever the batch's size."""
 
+    def mark_stale(self, addresses: Collection[CuboidAddress]) -> None:
+        """Mark cuboids that derive from what this batch writes, with its commit; see `StaleMarks`.
+
+        Nobody sees the voxels without the marks.
+        """
+
     async def commit(self) -> None:
         """Make it durable and visible. `StoreFull` if the space does not suffice."""
 
@@ -171,6 +178,58 @@ class CuboidStore(Protocol):
         """Forget every cuboid of a channel; how many there were. May be run again."""
 
 
+# What an engine knows a mark by; only the engine that made one can read it.
+MarkId = Any
+
+
+class StaleMark(NamedTuple):
+    """A derived cuboid that is older than what it derives from, and what says so."""
+
+    address: CuboidAddress
+    mark: MarkId
+
+
+class StaleMarks(Protocol):
+    """Which derived cuboids are older than their sources.
+
+    A write marks all that derives from it (`CuboidBatch.mark_stale`), so that a cuboid without a
+    mark is as new as every acknowledged write. Whoever rebuilds one clears the marks that were
+    there *before* the sources were read, and only those: a write that came meanwhile leaves its
+    own. So any number may rebuild at once, and die anywhere.
+    """
+
+    @property
+    def bell(self) -> Bell[int]:
+        """Rung with a channel's id when this process marked something in it."""
+
+    async def mark(self, addresses: Collection[CuboidAddress]) -> None:
+        """Mark some cuboids; durable when it returns."""
+
+    async def marked(self, addresses: Collection[CuboidAddress]) -> Set[CuboidAddress]:
+        """The stale ones of some cuboids; exact for every write acknowledged before."""
+
+    def scan(
+        self, channel_id: int, *, pyramid: int, level: int
+    ) -> AsyncIterator[Sequence[StaleMark]]:
+        """The marks of a level that may be cleared now, in the order of their cuboids, in pages."""
+
+    async def counts(self, channel_id: int) -> Mapping[tuple[int, int], int]:
+        """How many cuboids are stale, by (pyramid, level), where there are any."""
+
+    async def channels(self) -> Sequence[int]:
+        """Every channel that has marks, ascending."""
+
+    def derivation(self, marks: Sequence[StaleMark]) -> CuboidBatch:
+        """A write of what is derived, begun after `marks` were read and before the sources are.
+
+        Its commit clears those marks. It drops the write of a cuboid whose mark is gone: somebody
+        else rebuilt it, from sources that are as new.
+        """
+
+    async def delete_channel(self, channel_id: int) -> int:
+        """Forget every mark of a channel; how many there were."""
+
+
 class JobState(enum.StrEnum):
     """The words that clients of the original see (control plane 12 #27)."""
 
@@ -203,8 +262,15 @@ class Job:
 class Jobs(Protocol):
     """Background work, claimed with a lease by any worker of any gateway."""
 
+    @property
+    def bell(self) -> Bell[str]:
+        """Rung with the kind of a job when this process submitted one."""
+
     async def submit(self, kind: str, channel_id: int, detail: Mapping[str, Any]) -> Job:
         """A new job, PENDING."""
+
+    async def submit_once(self, kind: str, channel_id: int) -> Job:
+        """The PENDING job of this kind for a channel, or a new one; now and then one too many."""
 
     async def claim(self, kinds: Sequence[str], *, owner: str, lease_s: float) -> Job | None:
         """Take the oldest job of these kinds that is PENDING, or STARTED with a lease run out."""
@@ -319,6 +385,9 @@ class Catalog(Protocol):
 
     async def is_live(self, channel_id: int) -> bool:
         """Whether the channel exists; asked after a write and before its acknowledgement."""
+
+    async def live_channel(self, channel_id: int) -> Channel | None:
+        """The channel of an id as it is now; as `is_live`."""
 
     async def reserve_ids(self, channel_id: int, count: int, *, most: int = MAX_OBJECT_ID) -> int:
         """The first of `count` consecutive object ids that nobody had before; from 1, exact.
@@ -462,6 +531,9 @@ class Stores(Protocol):
 
     @property
     def cuboids(self) -> CuboidStore: ...
+
+    @property
+    def stale(self) -> StaleMarks: ...
 
     @property
     def catalog(self) -> Catalog: ...

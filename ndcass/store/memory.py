@@ -11,14 +11,14 @@ import dataclasses
 import json
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ndcass import codec
-from ndcass.concurrency import run_cpu
+from ndcass.concurrency import Bell, run_cpu
 from ndcass.errors import AlreadyExists, Conflict, CorruptValue, InvalidRequest, NotFound
 from ndcass.merge import CuboidRow, WriteOp, is_blank, without_negative_zeros
 from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, User
@@ -32,6 +32,7 @@ from ndcass.store.base import (
     Job,
     JobState,
     Predicate,
+    StaleMark,
     StoredCuboid,
     StoredObject,
 )
@@ -53,6 +54,7 @@ class MemoryStores:
 
     def __init__(self, *, now_s: Callable[[], float] = time.time) -> None:
         self.cuboids = MemoryCuboids()
+        self.stale = self.cuboids.stale
         self.jobs = MemoryJobs(now_s)
         self.catalog = MemoryCatalog(self.jobs)
         self.objects = MemoryObjects()
@@ -80,11 +82,12 @@ class MemoryCuboids:
 
     def __init__(self) -> None:
         self.rows: dict[CuboidAddress, list[CuboidRow]] = {}
-        self._clock = WriteClock()
+        self.clock = WriteClock()
+        self.stale = MemoryStale(self)
 
     def batch(self) -> "MemoryBatch":
         """A new write."""
-        return MemoryBatch(self, self._clock)
+        return MemoryBatch(self)
 
     async def read(
         self, addresses: Sequence[CuboidAddress]
@@ -151,28 +154,41 @@ class MemoryCuboids:
         """As `CuboidStore.delete_channel`."""
         return _forget(self.rows, lambda address: address.channel_id == channel_id)
 
-    def publish(self, rows: Sequence[tuple[CuboidAddress, CuboidRow]]) -> None:
-        """Make some rows visible at once."""
+    def publish(
+        self,
+        rows: Sequence[tuple[CuboidAddress, CuboidRow]],
+        stale: Collection[CuboidAddress],
+        cleared: Sequence[StaleMark] = (),
+    ) -> None:
+        """Make some rows visible at once, with what they make stale and what they make fresh."""
+        gone = self.stale.clear(cleared)
         for address, row in rows:
-            bisect.insort(self.rows.setdefault(address, []), row, key=lambda r: r.write_id)
+            if address not in gone:
+                bisect.insort(self.rows.setdefault(address, []), row, key=lambda r: r.write_id)
+        self.stale.set(stale)
 
 
 class MemoryBatch:
     """One write of many cuboids; see `CuboidBatch`."""
 
-    def __init__(self, store: MemoryCuboids, clock: WriteClock) -> None:
+    def __init__(self, store: MemoryCuboids, cleared: Sequence[StaleMark] = ()) -> None:
         self._store = store
-        self._clock = clock
+        self._cleared = cleared
         self._rows: list[tuple[CuboidAddress, CuboidRow]] = []
+        self._stale: set[CuboidAddress] = set()
 
     async def add(self, writes: Sequence[CuboidWrite]) -> None:
         """Encode some cuboids."""
         self._rows += await run_cpu(self._encoded, writes)
 
+    def mark_stale(self, addresses: Collection[CuboidAddress]) -> None:
+        """As `CuboidBatch.mark_stale`."""
+        self._stale.update(addresses)
+
     async def commit(self) -> None:
         """Make them visible."""
-        self._store.publish(self._rows)
-        self._rows = []
+        self._store.publish(self._rows, self._stale, self._cleared)
+        self._rows, self._stale, self._cleared = [], set(), ()
 
     async def __aenter__(self) -> Self:
         return self
@@ -187,11 +203,79 @@ class MemoryBatch:
 
     def _encoded(self, writes: Sequence[CuboidWrite]) -> list[tuple[CuboidAddress, CuboidRow]]:
         return [
-            (write.address, _row(write, self._clock.next_id()))
+            (write.address, _row(write, self._store.clock.next_id()))
             for write in writes
             # Zeros mean "nothing here", so a row of them would only cost its reader time.
             if write.op in (WriteOp.BASE, WriteOp.REPLACE) or not is_blank(write.voxels)
         ]
+
+
+class MemoryStale:
+    """The `StaleMarks` in a dict of numbers that grow."""
+
+    def __init__(self, cuboids: MemoryCuboids) -> None:
+        self._cuboids = cuboids
+        self._marks: dict[CuboidAddress, int] = {}
+        self._last = 0
+        self.bell: Bell[int] = Bell()
+
+    def set(self, addresses: Collection[CuboidAddress]) -> None:
+        """Mark some cuboids."""
+        for address in addresses:
+            self._last += 1
+            self._marks[address] = self._last
+        for channel_id in {address.channel_id for address in addresses}:
+            self.bell.ring(channel_id)
+
+    def clear(self, marks: Sequence[StaleMark]) -> Set[CuboidAddress]:
+        """Take some marks away; the cuboids that had none any more."""
+        gone = {address for address, _ in marks if address not in self._marks}
+        for address, mark in marks:
+            if self._marks.get(address) == mark:
+                del self._marks[address]
+        return gone
+
+    async def mark(self, addresses: Collection[CuboidAddress]) -> None:
+        """As `StaleMarks.mark`."""
+        self.set(addresses)
+
+    async def marked(self, addresses: Collection[CuboidAddress]) -> Set[CuboidAddress]:
+        """As `StaleMarks.marked`."""
+        return self._marks.keys() & set(addresses)
+
+    async def scan(
+        self, channel_id: int, *, pyramid: int, level: int
+    ) -> AsyncIterator[Sequence[StaleMark]]:
+        """As `StaleMarks.scan`."""
+        after: CuboidAddress | None = None
+        while True:
+            marks = sorted(
+                StaleMark(address, mark)
+                for address, mark in self._marks.items()
+                if address[:3] == (channel_id, pyramid, level)
+                and (after is None or address > after)
+            )
+            if not marks:
+                return
+            yield marks[:SCAN_PAGE]
+            after = marks[:SCAN_PAGE][-1].address
+
+    async def counts(self, channel_id: int) -> Mapping[tuple[int, int], int]:
+        """As `StaleMarks.counts`."""
+        mine = (address for address in self._marks if address.channel_id == channel_id)
+        return Counter((address.pyramid, address.level) for address in mine)
+
+    async def channels(self) -> Sequence[int]:
+        """As `StaleMarks.channels`."""
+        return sorted({address.channel_id for address in self._marks})
+
+    def derivation(self, marks: Sequence[StaleMark]) -> MemoryBatch:
+        """As `StaleMarks.derivation`."""
+        return MemoryBatch(self._cuboids, marks)
+
+    async def delete_channel(self, channel_id: int) -> int:
+        """As `StaleMarks.delete_channel`."""
+        return _forget(self._marks, lambda address: address.channel_id == channel_id)
 
 
 def _row(write: CuboidWrite, write_id: bytes) -> CuboidRow:
@@ -222,6 +306,14 @@ class MemoryJobs:
         self._now_s = now_s
         self._jobs: dict[str, Job] = {}
         self._leases: dict[str, _Lease] = {}
+        self.bell: Bell[str] = Bell()
+
+    async def submit_once(self, kind: str, channel_id: int) -> Job:
+        """As `Jobs.submit_once`."""
+        for job in self._jobs.values():
+            if (job.kind, job.channel_id, job.state) == (kind, channel_id, JobState.PENDING):
+                return copy.deepcopy(job)
+        return self.submit_now(kind, channel_id, {})
 
     async def submit(self, kind: str, channel_id: int, detail: Mapping[str, Any]) -> Job:
         """As `Jobs.submit`."""
@@ -241,6 +333,7 @@ class MemoryJobs:
             created_s=self._now_s(),
         )
         self._jobs[job.id] = job
+        self.bell.ring(kind)
         return copy.deepcopy(job)
 
     def has_delete(self, channel_id: int) -> bool:
@@ -514,6 +607,10 @@ class MemoryCatalog:
     async def is_live(self, channel_id: int) -> bool:
         """As `Catalog.is_live`."""
         return channel_id in self._channels
+
+    async def live_channel(self, channel_id: int) -> Channel | None:
+        """As `Catalog.live_channel`."""
+        return self._channels.get(channel_id)
 
     async def reserve_ids(self, channel_id: int, count: int, *, most: int = MAX_OBJECT_ID) -> int:
         """As `Catalog.reserve_ids`."""

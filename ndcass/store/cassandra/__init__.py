@@ -3,8 +3,9 @@
 Where what is: ``driver.py`` is the seam to the driver. ``rows.py``, ``buckets.py`` and
 ``writing.py`` make up ``cuboids.py``; ``layouts.py`` and ``occupancy.py`` say how a channel is
 spread and which partitions it has; ``fold.py`` turns many rows into one. Names are in
-``catalog.py``, background work in ``jobs.py``, annotations in ``objects.py`` and ``labels.py``,
-side records in ``records.py``, tables in ``schema.py``.
+``catalog.py``, background work in ``jobs.py``, what of the pyramids is old in ``stale.py``,
+annotations in ``objects.py`` and ``labels.py``, side records in ``records.py``, tables in
+``schema.py``.
 """
 
 import asyncio
@@ -106,6 +107,7 @@ class CassandraStores:
         self._tidy_at_s = 0.0
         self.driver = driver
         self.cuboids = cuboids
+        self.stale = cuboids.stale
         self.jobs = CassandraJobs(tables)
         self.catalog = CassandraCatalog(tables, self.jobs)
         self.objects = CassandraObjects(tables, stamps)

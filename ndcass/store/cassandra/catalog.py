@@ -349,6 +349,20 @@ class CassandraCatalog:
         """As `Catalog.is_live`; one small read when nothing changed."""
         return await self._live_fields(channel_id) is not None
 
+    async def live_channel(self, channel_id: int) -> Channel | None:
+        """As `Catalog.live_channel`; one small read when nothing changed."""
+
+        async def read(reads: Reads) -> Channel | None:
+            live = await reads.row(live_key(channel_id))
+            if live is None:
+                return None
+            fields = await reads.row(Key("channel", live["project"], live["name"]))
+            return None if fields is None else Channel(**fields)
+
+        if not 0 <= channel_id <= MAX_ID:
+            return None
+        return await self._cached(("channel", channel_id), read)
+
     async def user_of_key(self, key_hash: bytes) -> User | None:
         """As `Catalog.user_of_key`; one small read when nothing changed."""
 

@@ -18,7 +18,8 @@ from ndcass.store.cassandra.driver import Consistency, Driver
 from ndcass.store.cassandra.layouts import Layout, Layouts
 from ndcass.store.cassandra.occupancy import Occupancy
 from ndcass.store.cassandra.rows import Bucket, timestamp_us
-from ndcass.store.cassandra.tables import batched
+from ndcass.store.cassandra.stale import CassandraStale
+from ndcass.store.cassandra.tables import Tables, batched
 from ndcass.store.cassandra.tiers import Tiers, Windows
 from ndcass.store.cassandra.writing import CassandraBatch, RowWriter
 from ndcass.store.clock import WriteClock
@@ -69,6 +70,8 @@ class CassandraCuboids:
         )
         self.crowding = Crowding()
         self.clock_fault = ""
+        tables = Tables(driver, keyspace=tiers.meta.keyspace, data_centre=tiers.meta.data_centre)
+        self.stale = CassandraStale(tables, self.clock, windows, new_batch=self._batch)
 
     @property
     def counts(self) -> Counter[str]:
@@ -84,14 +87,18 @@ class CassandraCuboids:
 
     def batch(self) -> CassandraBatch:
         """As `CuboidStore.batch`."""
+        return self._batch(self.clock)
+
+    def _batch(self, clock: WriteClock) -> CassandraBatch:
         if self.clock_fault:
             raise StoreUnavailable(self.clock_fault)
         return CassandraBatch(
             self.writer,
             self.layouts,
             self.occupancy,
-            self.clock,
+            clock,
             self.windows,
+            self.stale,
             wrote=self.crowding.wrote,
         )
 

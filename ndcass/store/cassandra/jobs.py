@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ndcass.concurrency import Bell
 from ndcass.errors import NotFound, StoreError, StoreTimeout, TransactionUnknown
 from ndcass.store.base import DELETE_JOB, Job, JobState
 from ndcass.store.cassandra.driver import Consistency, Row
@@ -92,6 +93,7 @@ class CassandraJobs:
         self._clock = WriteClock(now_ms)
         # Own workers one after the other: together they would only want the same job.
         self._claiming = asyncio.Lock()
+        self.bell: Bell[str] = Bell()
 
     def new_id(self) -> str:
         """The id of a job that may be submitted later, by whomever (`submit_all`)."""
@@ -101,6 +103,7 @@ class CassandraJobs:
         """As `Jobs.submit`."""
         new = NewJob(self.new_id(), kind, channel_id, detail)
         await self.submit_all([new])
+        self.bell.ring(kind)
         return Job(
             id=new.id,
             kind=kind,
@@ -112,6 +115,13 @@ class CassandraJobs:
             error="",
             created_s=_Key.of(new.id).created_s,
         )
+
+    async def submit_once(self, kind: str, channel_id: int) -> Job:
+        """As `Jobs.submit_once`."""
+        for found in await self._of_channel(channel_id):
+            if (found.job.kind, found.job.state) == (kind, JobState.PENDING):
+                return found.job
+        return await self.submit(kind, channel_id, {})
 
     async def submit_all(self, jobs: Sequence["NewJob"]) -> None:
         """Submit jobs under ids of `new_id`; those that were submitted before stay as they are."""

@@ -9,15 +9,15 @@ import asyncio
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import IO, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
 from ndcass import codec
 from ndcass.concurrency import bounded_map, run_cpu
 from ndcass.errors import StoreFull, StoreTimeout
 from ndcass.merge import WriteOp, is_blank, without_negative_zeros
-from ndcass.store.base import CuboidAddress, CuboidWrite
+from ndcass.store.base import CuboidAddress, CuboidWrite, StaleMark
 from ndcass.store.cassandra.driver import Consistency, Driver, Entries, Statement
 from ndcass.store.cassandra.layouts import Layouts
 from ndcass.store.cassandra.occupancy import Occupancy
@@ -32,6 +32,9 @@ from ndcass.store.cassandra.rows import (
 )
 from ndcass.store.cassandra.tiers import Windows
 from ndcass.store.clock import WriteClock, milliseconds_of
+
+if TYPE_CHECKING:
+    from ndcass.store.cassandra.stale import CassandraStale, FixedClock
 
 # Encoded voxels of one batch that stay in memory.
 HELD_BYTES = 256 << 20
@@ -151,6 +154,7 @@ class CassandraBatch:
         occupancy: Occupancy,
         clock: WriteClock,
         windows: Windows,
+        stale: "CassandraStale",
         *,
         wrote: Callable[[Bucket, Sequence[int]], None],
     ) -> None:
@@ -159,7 +163,12 @@ class CassandraBatch:
         self._occupancy = occupancy
         self._clock = clock
         self._windows = windows
+        self._stale = stale
         self._wrote = wrote
+        self._derived: set[CuboidAddress] = set()
+        self._pending = stale.pending(())
+        self._cleared: Sequence[StaleMark] = ()
+        self._fixed: FixedClock | None = None
         self._held: list[_Encoded] = []
         self._held_bytes = 0
         # Of one cuboid, by channel.
@@ -175,11 +184,25 @@ class CassandraBatch:
             self._cuboid_bytes.setdefault(encoded.address.channel_id, cuboid_bytes)
             self._held.append(encoded)
 
+    def mark_stale(self, addresses: Collection[CuboidAddress]) -> None:
+        """As `CuboidBatch.mark_stale`."""
+        self._derived.update(addresses)
+
+    def clears(self, marks: Sequence[StaleMark], clock: "FixedClock") -> None:
+        """With the commit clear marks that were read; `clock` takes the id of all rows."""
+        self._cleared, self._fixed = marks, clock
+
     async def commit(self) -> None:
         """As `CuboidBatch.commit`."""
         held, self._held = self._held, []
-        if not held:
-            return
+        self._pending = self._stale.pending(self._derived)
+        await self._pending.keep()
+        if held:
+            await self._send_all(held)
+        await self._pending.settle()
+        await self._stale.clear(self._cleared)
+
+    async def _send_all(self, held: Sequence[_Encoded]) -> None:
         by_bucket = await self._by_bucket(held)
         await self._occupancy.note(by_bucket)
         ids = await bounded_map(self._send, _chunks(by_bucket), limit=WRITES_AT_ONCE)
@@ -202,6 +225,8 @@ class CassandraBatch:
         return found
 
     async def __aenter__(self) -> Self:
+        if self._fixed is not None:
+            await self._fixed.take()
         return self
 
     async def __aexit__(
@@ -220,7 +245,8 @@ class CassandraBatch:
         # Before anything is awaited: two chunks of a bucket get their ids in their order.
         ids = [self._clock.next_id() for _ in writes]
         try:
-            async with asyncio.timeout(self._windows.write_window_s):
+            async with asyncio.timeout(self._left_s(ids[0])):
+                await self._pending.keep()
                 rows = await run_cpu(self._sealed, writes, ids)
                 await self._writer.send(bucket, rows)
         except TimeoutError:
@@ -229,6 +255,11 @@ class CassandraBatch:
             ) from None
         self._wrote(bucket, [write.address.morton for write in writes])
         return ids[-1]
+
+    def _left_s(self, write_id: bytes) -> float:
+        """What is left of the write window of an id; one of a derivation was taken long before."""
+        age_ms = self._clock.now_ms() - milliseconds_of(write_id)
+        return self._windows.write_window_s - max(0, age_ms) / 1000
 
     # -- on a thread
 

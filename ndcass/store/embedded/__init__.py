@@ -67,6 +67,7 @@ class EmbeddedStores:
         self._folder = folder
         self._database = database
         self.cuboids = cuboids
+        self.stale = cuboids.stale
         self.jobs = EmbeddedJobs(database, now_s=now_s)
         self.catalog = EmbeddedCatalog(database, self.jobs, token)
         self.objects = EmbeddedObjects(database)

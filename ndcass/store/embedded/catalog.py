@@ -301,6 +301,14 @@ class EmbeddedCatalog:
         self._checked_until_s = 0.0
         return await self._cached(("live", channel_id), lambda db: _is_live(db, channel_id))
 
+    async def live_channel(self, channel_id: int) -> Channel | None:
+        """As `Catalog.live_channel`; without a change of thread when nothing changed."""
+        self._checked_until_s = 0.0  # as in `is_live`
+        return await self._cached(
+            ("channel", channel_id),
+            lambda db: _channel_of_id(db, channel_id) if _is_live(db, channel_id) else None,
+        )
+
     async def user_of_key(self, key_hash: bytes) -> User | None:
         """As `Catalog.user_of_key`; without a change of thread when nothing changed."""
         return await self._cached(("key", key_hash), lambda db: _user_of_key(db, key_hash))

@@ -8,9 +8,9 @@ A write that covers a cuboid in part merges with what the index showed when it w
 says so, and if another write was faster the transaction finds another value there, merges again and
 appends the result: nothing is locked while a body arrives, and no voxel of either is lost.
 
-Index key: channel, pyramid, level, timestep, Morton code, big-endian, so that a level lies in
-Morton order. Value: kind, write id, then a location, or the payload itself where it is small (a
-constant cuboid needs no record). A cuboid of nothing but zeros and no exceptions has no entry.
+Index key: see ``index.py``. Value: kind, write id, then a location, or the payload itself where it
+is small (a constant cuboid needs no record). A cuboid of nothing but zeros and no exceptions has no
+entry.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from ndcass import codec
 from ndcass.concurrency import GroupRunner, run_cpu, to_its_end
-from ndcass.errors import CorruptValue, NdcassError, StoreError, StoreFull, StoreTimeout
+from ndcass.errors import CorruptValue, NdcassError, StoreError
 from ndcass.geometry import Zyx
 from ndcass.merge import (
     EMPTY,
@@ -45,7 +45,7 @@ from ndcass.merge import (
     is_blank,
     without_negative_zeros,
 )
-from ndcass.store.base import CuboidAddress, CuboidWrite, StoredCuboid
+from ndcass.store.base import CuboidAddress, CuboidWrite, StaleMark, StoredCuboid
 from ndcass.store.clock import WRITE_ID_BYTES, WriteClock
 from ndcass.store.embedded.entries import (
     AT,
@@ -65,6 +65,14 @@ from ndcass.store.embedded.entries import (
     prepare_entry,
     segment_of,
 )
+from ndcass.store.embedded.index import (
+    KEY,
+    PAGE,
+    PREFIX,
+    channels_in,
+    index_error,
+    index_errors,
+)
 from ndcass.store.embedded.segments import (
     SEGMENT_BYTES,
     Location,
@@ -78,6 +86,7 @@ from ndcass.store.embedded.segments import (
     store_error,
     sync_folder,
 )
+from ndcass.store.embedded.stale import EmbeddedStale, MarkTable
 from ndcass.store.versions import versions_digest
 
 log = logging.getLogger(__name__)
@@ -94,8 +103,6 @@ RESIDENT_S = 1.0
 MOST_ROWS = 16384
 # Cuboids that are looked up in the index on the event loop.
 INLINE_VERSIONS = 64
-# Cuboids looked up in one go, and addresses of one page of a scan.
-PAGE = 1024
 # A segment with less of use than this share is copied and dropped.
 WORTH_KEEPING = 0.5
 # Segments that one step of housekeeping copies at most.
@@ -105,8 +112,6 @@ LEFT_OVER_S = 3600.0
 # How often a reader asks the index anew when a segment went away under its hands.
 TRIES = 8
 
-_KEY = struct.Struct(">QBBqQ")
-_PREFIX = struct.Struct(">Q")
 _COUNT = struct.Struct("<q")
 
 
@@ -118,6 +123,8 @@ class EmbeddedCuboids:
         self._env = env
         self._cuboids = env.open_db(b"cuboids")
         self._live = env.open_db(b"live bytes")
+        self._marks = MarkTable(env)
+        self.stale = EmbeddedStale(self, self._marks)
         self._segment_bytes = segment_bytes
         self._reader = SegmentReader(folder)
         self._clock = WriteClock()
@@ -144,7 +151,7 @@ class EmbeddedCuboids:
                 str(folder / "index.lmdb"),
                 subdir=False,
                 map_size=INDEX_MAP_BYTES,
-                max_dbs=4,
+                max_dbs=8,
                 max_readers=1024,
                 mode=0o600,
             )
@@ -225,7 +232,7 @@ class EmbeddedCuboids:
 
     def _values(self, addresses: Sequence[CuboidAddress]) -> list[tuple[CuboidAddress, bytes]]:
         """What the index says of those cuboids that are there."""
-        pack = _KEY.pack
+        pack = KEY.pack
         try:
             with self._env.begin(self._cuboids) as txn:
                 get = txn.get
@@ -235,7 +242,7 @@ class EmbeddedCuboids:
                     if (value := get(pack(*address))) is not None
                 ]
         except lmdb.Error as error:
-            raise _index_error(error) from error
+            raise index_error(error) from error
 
     def _row(self, address: CuboidAddress, value: bytes) -> CuboidRow:
         write_id, payload = self._payload(address, value)
@@ -264,12 +271,12 @@ class EmbeddedCuboids:
         after: CuboidAddress | None = None,
     ) -> AsyncIterator[Sequence[CuboidAddress]]:
         """As `CuboidStore.scan`."""
-        page_after = _KEY.pack(*after) if after else None
+        page_after = KEY.pack(*after) if after else None
         while True:
             page = await run_cpu(self._page, channel_id, page_after)
             if not page:
                 return
-            page_after = _KEY.pack(*page[-1])
+            page_after = KEY.pack(*page[-1])
             kept = [
                 a
                 for a in page
@@ -279,30 +286,20 @@ class EmbeddedCuboids:
                 yield kept
 
     def _page(self, channel_id: int, after: bytes | None) -> list[CuboidAddress]:
-        prefix = _PREFIX.pack(channel_id)
-        with _index_errors(), self._env.begin(self._cuboids) as txn, txn.cursor() as cursor:
+        prefix = PREFIX.pack(channel_id)
+        with index_errors(), self._env.begin(self._cuboids) as txn, txn.cursor() as cursor:
             page: list[CuboidAddress] = []
             more = cursor.set_range(after or prefix)
             if more and after and cursor.key() == after:
                 more = cursor.next()
             while more and cursor.key().startswith(prefix) and len(page) < PAGE:
-                page.append(CuboidAddress(*_KEY.unpack(cursor.key())))
+                page.append(CuboidAddress(*KEY.unpack(cursor.key())))
                 more = cursor.next()
             return page
 
     async def channel_ids(self) -> list[int]:
         """Every channel that has a cuboid, ascending."""
-        return await run_cpu(self._channel_ids)
-
-    def _channel_ids(self) -> list[int]:
-        with _index_errors(), self._env.begin(self._cuboids) as txn, txn.cursor() as cursor:
-            found: list[int] = []
-            more = cursor.first()
-            while more:
-                (channel_id,) = _PREFIX.unpack(cursor.key()[: _PREFIX.size])
-                found.append(channel_id)
-                more = cursor.set_range(_PREFIX.pack(channel_id + 1))
-            return found
+        return await run_cpu(channels_in, self._env, self._cuboids)
 
     async def versions(self, addresses: Sequence[CuboidAddress]) -> bytes:
         """As `CuboidStore.versions`, from the index alone."""
@@ -375,9 +372,9 @@ class EmbeddedCuboids:
     def _current(
         self, addresses: Sequence[CuboidAddress]
     ) -> Iterator[tuple[CuboidAddress, bytes | None]]:
-        with _index_errors(), self._env.begin(self._cuboids) as txn:
+        with index_errors(), self._env.begin(self._cuboids) as txn:
             for address in addresses:
-                yield address, txn.get(_KEY.pack(*address))
+                yield address, txn.get(KEY.pack(*address))
 
     def _merged_payload(
         self, write: CuboidWrite, value: bytes | None, write_id: bytes
@@ -461,7 +458,7 @@ class EmbeddedCuboids:
 
         Whoever is cancelled meanwhile waits: until then the segments are in use.
         """
-        if commit.entries:
+        if commit.entries or commit.stale or commit.cleared:
             await to_its_end(self._commits.run(commit))
 
     def _commit_group(self, commits: Sequence[Commit]) -> list[Exception | None]:
@@ -492,11 +489,14 @@ class EmbeddedCuboids:
     def _transact(self, commits: Sequence[Commit]) -> None:
         redone = Commit(b"")
         try:
-            with _index_errors(), self._env.begin(self._cuboids, write=True) as txn:
+            with index_errors(), self._env.begin(self._cuboids, write=True) as txn:
                 live: Counter[int] = Counter()
                 for commit in commits:
+                    gone = self._marks.clear(txn, commit.cleared)
                     for entry in commit.entries:
-                        self._put(txn, entry, commit.write_id, redone, live)
+                        if entry.address not in gone:
+                            self._put(txn, entry, commit.write_id, redone, live)
+                    self._marks.set(txn, commit.stale)
                 self._count(txn, live)
                 for writer in redone.segments:
                     writer.sync()
@@ -507,7 +507,7 @@ class EmbeddedCuboids:
         self, txn: Any, entry: Entry, write_id: bytes, redone: Commit, live: Counter[int]
     ) -> None:
         """Change one entry; `txn` is lmdb's, which has no types."""
-        key = _KEY.pack(*entry.address)
+        key = KEY.pack(*entry.address)
         found = txn.get(key)
         value = entry.value
         if found != entry.expected:
@@ -543,7 +543,7 @@ class EmbeddedCuboids:
     def _count(self, txn: Any, live: Counter[int]) -> None:
         """Keep the bytes of use in every segment; `txn` is lmdb's, which has no types."""
         for segment, change in live.items():
-            key = _PREFIX.pack(segment)
+            key = PREFIX.pack(segment)
             (before,) = _COUNT.unpack(txn.get(key, _COUNT.pack(0), db=self._live))
             txn.put(key, _COUNT.pack(before + change), db=self._live)
 
@@ -559,9 +559,9 @@ class EmbeddedCuboids:
     def _delete_page(self, channel_id: int) -> int:
         page = self._page(channel_id, None)
         live: Counter[int] = Counter()
-        with _index_errors(), self._env.begin(self._cuboids, write=True) as txn:
+        with index_errors(), self._env.begin(self._cuboids, write=True) as txn:
             for address in page:
-                found = txn.pop(_KEY.pack(*address))
+                found = txn.pop(KEY.pack(*address))
                 if found is not None:
                     count_location(live, found, -1)
             self._count(txn, live)
@@ -579,7 +579,7 @@ class EmbeddedCuboids:
 
     def _look_after(self) -> None:
         """Let go of what other processes dropped, and of readers that were killed."""
-        with _index_errors():
+        with index_errors():
             self._env.reader_check()
         self._rows = {}  # views of dropped files would keep their space
         self._reader.forget_dropped()
@@ -618,8 +618,8 @@ class EmbeddedCuboids:
 
     def _live_bytes(self, segment: int) -> int:
         """How many bytes of a segment the index points to."""
-        with _index_errors(), self._env.begin(self._live) as txn:
-            (live,) = _COUNT.unpack(txn.get(_PREFIX.pack(segment), _COUNT.pack(0)))
+        with index_errors(), self._env.begin(self._live) as txn:
+            (live,) = _COUNT.unpack(txn.get(PREFIX.pack(segment), _COUNT.pack(0)))
         return int(live)
 
     async def _copy_segment(self, segment: int) -> None:
@@ -683,11 +683,11 @@ class EmbeddedCuboids:
 
     def _drop(self, segment: int) -> None:
         """Remove a segment that nothing in the index points to."""
-        with _index_errors(), self._env.begin(self._live, write=True) as txn:
-            (live,) = _COUNT.unpack(txn.get(_PREFIX.pack(segment), _COUNT.pack(0)))
+        with index_errors(), self._env.begin(self._live, write=True) as txn:
+            (live,) = _COUNT.unpack(txn.get(PREFIX.pack(segment), _COUNT.pack(0)))
             if live:
                 return  # a copy was not possible; the next round tries again
-            txn.delete(_PREFIX.pack(segment))
+            txn.delete(PREFIX.pack(segment))
         self._reader.forget(segment)
         segment_path(self._folder, segment).unlink(missing_ok=True)
 
@@ -695,7 +695,7 @@ class EmbeddedCuboids:
 
     def health(self) -> str:
         """Why the store cannot serve, or nothing. Blocks for a read of the index."""
-        with _index_errors():
+        with index_errors():
             self._env.stat()
         return ""
 
@@ -725,9 +725,19 @@ class EmbeddedBatch:
         if writes:
             await run_cpu(self._store.prepare, writes, self._commit)
 
+    def mark_stale(self, addresses: Collection[CuboidAddress]) -> None:
+        """As `CuboidBatch.mark_stale`."""
+        self._commit.stale.update(addresses)
+
+    def clear(self, marks: Sequence[StaleMark]) -> None:
+        """With the commit clear marks that were read; see `StaleMarks.derivation`."""
+        self._commit.cleared.update({mark.address: mark.mark for mark in marks})
+
     async def commit(self) -> None:
         """Sync and publish."""
         await self._store.commit(self._commit)
+        for channel_id in {address.channel_id for address in self._commit.stale}:
+            self._store.stale.bell.ring(channel_id)
 
     async def __aenter__(self) -> Self:
         return self
@@ -782,22 +792,3 @@ def _is_locked(path: Path) -> bool:
     finally:
         os.close(fd)
     return False
-
-
-@contextlib.contextmanager
-def _index_errors() -> Iterator[None]:
-    """LMDB's errors as ours."""
-    try:
-        yield
-    except lmdb.Error as error:
-        raise _index_error(error) from error
-
-
-def _index_error(error: lmdb.Error) -> StoreError:
-    """Our error for one of LMDB."""
-    full = any(word in str(error) for word in ("No space", "File too large", "quota"))
-    if full or isinstance(error, lmdb.MapFullError | lmdb.DiskError):
-        return StoreFull("no space is left in the store; nothing of this write was kept")
-    if isinstance(error, lmdb.ReadersFullError):
-        return StoreTimeout("too many readers of the store at once")
-    return StoreError("the index of the store cannot be used")

@@ -59,11 +59,13 @@ class Entry(NamedTuple):
 
 @dataclass(slots=True)
 class Commit:
-    """The entries of one batch."""
+    """The entries of one batch, what they make stale, and what they make fresh."""
 
     write_id: bytes
     entries: list[Entry] = field(default_factory=list)
     segments: set[SegmentWriter] = field(default_factory=set)
+    stale: set[CuboidAddress] = field(default_factory=set)
+    cleared: dict[CuboidAddress, bytes] = field(default_factory=dict)  # marks, as they were read
     kept_bytes: int = 0  # posted voxels that are kept in memory for merging again
 
 

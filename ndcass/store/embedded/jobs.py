@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ndcass.concurrency import Bell
 from ndcass.errors import NotFound
 from ndcass.store.base import DELETE_JOB, Job, JobState
 from ndcass.store.embedded.sqlite import Database
@@ -28,6 +29,7 @@ _CLAIMABLE = (
     " AND (state = 'PENDING' OR lease_ends_s <= ?)"
     " AND kind IN (SELECT value FROM json_each(?)) ORDER BY number LIMIT 1"
 )
+_PENDING = f"{_JOB} WHERE state = 'PENDING' AND channel_id = ? AND kind = ? LIMIT 1"
 
 
 class EmbeddedJobs:
@@ -42,10 +44,30 @@ class EmbeddedJobs:
     def __init__(self, database: Database, *, now_s: Callable[[], float] = time.time) -> None:
         self._database = database
         self._now_s = now_s
+        self.bell: Bell[str] = Bell()
 
     async def submit(self, kind: str, channel_id: int, detail: Mapping[str, Any]) -> Job:
         """As `Jobs.submit`."""
-        return await self._database.write(lambda db: self.insert(db, kind, channel_id, detail))
+        job = await self._database.write(lambda db: self.insert(db, kind, channel_id, detail))
+        self.bell.ring(kind)
+        return job
+
+    async def submit_once(self, kind: str, channel_id: int) -> Job:
+        """As `Jobs.submit_once`, and never one too many."""
+
+        def submit(db: sqlite3.Connection) -> Job:
+            return pending(db) or self.insert(db, kind, channel_id, {})
+
+        def pending(db: sqlite3.Connection) -> Job | None:
+            row = db.execute(_PENDING, (channel_id, kind)).fetchone()
+            return None if row is None else _as_job(row)
+
+        # Nearly always there is one, when many are written: a look does not wait for writers.
+        job = await self._database.read(pending)
+        if job is None:
+            job = await self._database.write(submit)
+        self.bell.ring(kind)
+        return job
 
     def insert(
         self, db: sqlite3.Connection, kind: str, channel_id: int, detail: Mapping[str, Any]

@@ -46,6 +46,10 @@ class TestCuboids(Opened, contract.CuboidContract):
         assert "checksum" in reason
 
 
+class TestStale(Opened, contract.StaleContract):
+    pass
+
+
 class TestCatalog(Opened, contract.CatalogContract):
     pass
 

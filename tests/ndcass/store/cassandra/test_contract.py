@@ -28,6 +28,7 @@ class MetaStores:
 
     def __init__(self, tables: Tables) -> None:
         self.cuboids = MemoryCuboids()
+        self.stale = self.cuboids.stale
         self.jobs = CassandraJobs(tables)
         self.catalog = CassandraCatalog(tables, self.jobs)
         self.objects = CassandraObjects(tables, Stamps())
@@ -107,6 +108,10 @@ async def _forget_channels(stores: CassandraStores) -> None:
     roots = f"SELECT DISTINCT channel FROM {meta}.occupancy_roots"
     for (channel_id,) in await stores.driver.run(roots):
         await stores.cuboids.delete_channel(channel_id)
+    for (channel_id,) in await stores.driver.run(
+        f"SELECT DISTINCT channel FROM {meta}.stale_roots"
+    ):
+        await stores.stale.delete_channel(channel_id)
 
 
 # One connection for all tests of a kind: there are many, and to connect takes a while.
@@ -128,6 +133,16 @@ async def on_two_tiers(
 
 @pytest.mark.asyncio(loop_scope="module")
 class TestCuboids(contract.CuboidContract):
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def stores(  # type: ignore[override] # the plugin's fixtures have another type
+        self, on_one_tier: CassandraStores
+    ) -> AsyncIterator[Stores]:
+        async for stores in emptied(on_one_tier):
+            yield stores
+
+
+@pytest.mark.asyncio(loop_scope="module")
+class TestStale(contract.StaleContract):
     @pytest_asyncio.fixture(loop_scope="module")
     async def stores(  # type: ignore[override] # the plugin's fixtures have another type
         self, on_one_tier: CassandraStores

@@ -45,6 +45,10 @@ class TestCuboidsInSmallSegments(contract.CuboidContract):
         await opened.close()
 
 
+class TestStale(Opened, contract.StaleContract):
+    pass
+
+
 class TestCatalog(Opened, contract.CatalogContract):
     pass
 
