@@ -21,6 +21,7 @@ async def delete_channel(stores: Stores, job: Job, progress: Progress) -> None:
     steps = (
         stores.objects.delete_channel,
         stores.labels.delete_channel,
+        stores.stale.delete_channel,
         stores.records.delete_channel,
         stores.cuboids.delete_channel,
     )

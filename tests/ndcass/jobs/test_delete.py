@@ -44,16 +44,18 @@ async def filled_channel(stores: Stores, name: str) -> Channel:
     await stores.objects.put(channel.id, [StoredObject(1, {"type": 2})])
     await stores.labels.append(channel.id, 0, 0, {1: [5]})
     await stores.records.put(channel.id, "histogram", "whole", b"1")
+    await stores.stale.mark([address._replace(level=1)])
     return channel
 
 
-async def parts_of(stores: Stores, channel_id: int) -> tuple[int, int, int, int]:
-    """How many cuboids, objects, label entries and side records there are."""
+async def parts_of(stores: Stores, channel_id: int) -> tuple[int, int, int, int, int]:
+    """How many cuboids, objects, label entries, side records and stale marks there are."""
     cuboids = [a async for page in stores.cuboids.scan(channel_id) for a in page]
     objects = await stores.objects.query(channel_id, [], limit=99)
     labels = await stores.labels.mortons(channel_id, 0, 1)
     records = await stores.records.keys(channel_id, "histogram")
-    return len(cuboids), len(objects), len(labels), len(records)
+    stale = sum((await stores.stale.counts(channel_id)).values())
+    return len(cuboids), len(objects), len(labels), len(records), stale
 
 
 async def run_until_ended(stores: Stores, job_id: str) -> Job:
@@ -82,11 +84,11 @@ async def test_all_of_a_deleted_channel_is_removed_and_nothing_else(stores: Stor
     assert (job.kind, job.state, job.done_units, job.total_units) == (
         DELETE_JOB,
         JobState.SUCCESS,
-        4,
-        4,
+        5,
+        5,
     )
-    assert await parts_of(stores, gone.id) == (0, 0, 0, 0)
-    assert await parts_of(stores, kept.id) == (1, 1, 1, 1)
+    assert await parts_of(stores, gone.id) == (0, 0, 0, 0, 0)
+    assert await parts_of(stores, kept.id) == (1, 1, 1, 1, 1)
 
 
 @pytest.mark.usefixtures("project")
@@ -96,7 +98,7 @@ async def test_a_channel_that_is_in_use_keeps_its_data(stores: Stores) -> None:
     job = await run_until_ended(stores, submitted.id)
     assert job.state == JobState.FAILURE
     assert "in use" in job.error
-    assert await parts_of(stores, channel.id) == (1, 1, 1, 1)
+    assert await parts_of(stores, channel.id) == (1, 1, 1, 1, 1)
 
 
 @pytest.mark.usefixtures("project")
@@ -113,10 +115,10 @@ async def test_a_delete_that_failed_half_way_can_be_run_again(
     with monkeypatch.context() as patch:
         patch.setattr(stores.cuboids, "delete_channel", fail)
         assert (await run_until_ended(stores, first.id)).state == JobState.FAILURE
-    assert await parts_of(stores, channel.id) == (1, 0, 0, 0)
+    assert await parts_of(stores, channel.id) == (1, 0, 0, 0, 0)
     again = await stores.jobs.submit(DELETE_JOB, channel.id, {})
     assert (await run_until_ended(stores, again.id)).state == JobState.SUCCESS
-    assert await parts_of(stores, channel.id) == (0, 0, 0, 0)
+    assert await parts_of(stores, channel.id) == (0, 0, 0, 0, 0)
 
 
 @pytest.mark.usefixtures("project")
@@ -135,6 +137,6 @@ async def test_a_write_that_ends_after_its_channels_deletion_leaves_nothing(stor
     await stores.maintain()
     [swept, _] = await stores.jobs.jobs()
     assert (await run_until_ended(stores, swept.id)).state == JobState.SUCCESS
-    assert await parts_of(stores, channel.id) == (0, 0, 0, 0)
+    assert await parts_of(stores, channel.id) == (0, 0, 0, 0, 0)
     await stores.maintain()
     assert len(await stores.jobs.jobs()) == 2
