@@ -245,11 +245,19 @@ class Listener(Generic[T]):
         self._heard.add(what)
         self._event.set()
 
-    async def wait(self, seconds: float) -> set[T]:
-        """What was rung since it was asked last, at once or within so many seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
+    async def wait(self, seconds: float, *, stop: asyncio.Event | None = None) -> set[T]:
+        """What was rung since it was asked last, at once or within so many seconds.
+
+        Returns early, maybe with nothing, once `stop` is set.
+        """
+        events = [self._event, *([stop] if stop is not None else [])]
+        if not any(event.is_set() for event in events):
+            waits = [asyncio.create_task(event.wait()) for event in events]
+            try:
+                await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
         self._event.clear()
         heard, self._heard = self._heard, set()
         return heard

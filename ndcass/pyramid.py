@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ndcass import morton
 from ndcass.geometry import Box, Geometry, Level, Zyx, level_of
@@ -92,6 +93,27 @@ def children(geometry: Geometry, stage: Stage, box: Box) -> Iterator[tuple[Stage
         derived = other.derived_box(box)
         if derived is not None:
             yield other, derived
+
+
+def derived_codes(stage: Stage, codes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The cuboids that derive from some cuboids of the source, each once, ascending.
+
+    Parameters
+    ----------
+    codes : ndarray of uint64, shape (n,)
+        Morton codes.
+
+    Notes
+    -----
+    What derives from one cuboid lies in one cuboid: cuboids are as large as at the level below or
+    turn from flat to cubic ones, and either way a whole number of halves fits.
+    """
+    grid = morton.decode_many(codes)
+    sizes = np.array([stage.source.cuboid_zyx, stage.factor_zyx], dtype=np.uint64)
+    derived = grid * sizes[0] // sizes[1]
+    inside = (derived < np.array(stage.size_zyx, dtype=np.uint64)).all(axis=1)
+    grid = derived[inside] // np.array(stage.level.cuboid_zyx, dtype=np.uint64)
+    return np.unique(morton.encode_many(grid))
 
 
 def cuboids_of(box: Box, cuboid_zyx: Zyx) -> Sequence[int]:

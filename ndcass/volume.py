@@ -23,7 +23,7 @@ from ndcass.concurrency import CPU_CORES, OneBehind, bounded_map, one_ahead, run
 from ndcass.errors import BadBody, CorruptValue, InvalidRequest, NotFound, ReadOnly, TooLarge
 from ndcass.geometry import Box, Level, Zyx
 from ndcass.merge import WriteOp
-from ndcass.model import Channel, TokenView
+from ndcass.model import NOT_PROPAGATED, Channel, TokenView
 from ndcass.plan import Part, plan_parts, plan_slabs
 from ndcass.resample import Source
 from ndcass.store.base import (
@@ -36,6 +36,7 @@ from ndcass.store.base import (
     StoredCuboid,
     Stores,
 )
+from ndcass.store.derived import descendants_of
 
 # What is sent while the next of it is read. Smaller slabs cost more changes of thread, larger ones
 # leave the processor's cache before they are sent and take more memory (`make bench`, reads).
@@ -483,7 +484,8 @@ class CutoutWriter:
         self._batch = batch
         self._op = op
         self._usage = usage
-        self._channels: set[int] = set()
+        self._channels: dict[int, Channel] = {}
+        self._written: list[tuple[Place, int, Box]] = []
 
     async def write(self, place: Place, t: int, box: Box, voxels: Voxels) -> None:
         """Take the voxels of a box (order z, y, x, of the box's shape and the channel's type).
@@ -510,7 +512,8 @@ class CutoutWriter:
             raise BadBody(
                 f"voxels of {voxels.dtype} {voxels.shape} do not fit {wanted} {box.shape_zyx}"
             )
-        self._channels.add(place.channel.id)
+        self._channels[place.channel.id] = place.channel
+        self._written.append((place, t, box))
         for part in plan_parts(box, place.cuboid_zyx):
             yield CuboidWrite(
                 address=place.address(t, part.morton),
@@ -533,14 +536,39 @@ class CutoutWriter:
             If it could not be stored.
         """
         began = time.perf_counter()
+        for channel in self._channels.values():
+            if channel.propagate != NOT_PROPAGATED:
+                self._batch.mark_stale(await self._derived(channel))
         await self._batch.commit()
-        self._usage.store_s += time.perf_counter() - began
-        for channel_id in self._channels:
-            if not await self._stores.catalog.is_live(channel_id):
+        for channel in self._channels.values():
+            live = await self._stores.catalog.live_channel(channel.id)
+            if live is None:
                 raise NotFound(
                     "the channel was deleted, or its type or geometry changed, while it was "
                     "written to: what was written into it is lost"
                 )
+            # A pyramid that was begun before this moment may have been built without what was
+            # written; one that is begun later is not.
+            if live.propagate != NOT_PROPAGATED and channel.propagate == NOT_PROPAGATED:
+                await self._stores.stale.mark(await self._derived(channel))
+        self._usage.store_s += time.perf_counter() - began
+
+    async def _derived(self, channel: Channel) -> set[CuboidAddress]:
+        """The cuboids that derive from what was written into a channel."""
+        written = [item for item in self._written if item[0].channel.id == channel.id]
+        if len(written) == 1:
+            return _derived_from(written)
+        return await run_cpu(_derived_from, written)
+
+
+def _derived_from(written: Sequence[tuple[Place, int, Box]]) -> set[CuboidAddress]:
+    found: set[CuboidAddress] = set()
+    for place, t, box in written:
+        channel, level = place.channel, place.level
+        # Finer than the base there is no data; from near-isotropic levels nothing derives.
+        if place.pyramid == PLAIN and level.level >= channel.resolution:
+            found |= descendants_of(level.geometry, channel.id, level.level, t, box)
+    return found
 
 
 @contextlib.asynccontextmanager

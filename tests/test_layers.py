@@ -42,6 +42,7 @@ LAYERS = {
     "ndcass/drawing.py": 4,
     "ndcass/resources.py": 4,
     "ndcass/statistics.py": 4,
+    "ndcass/propagation.py": 4,
     "ndcass/jobs/": 4,
     "ndcass/cluster/": 4,
     "server/": 5,

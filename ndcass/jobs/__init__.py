@@ -1,20 +1,31 @@
 """Background work: units along the curve, leases and progress.
 
-`HANDLERS` is what a worker of this version can do; `runner.run_jobs` claims and does it.
+`handlers` is what a worker of this version can do; `runner.run_jobs` claims and does it.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from ndcass.jobs.delete import delete_channel
 from ndcass.jobs.fold import fold_channel
 from ndcass.jobs.histogram import count_channel
+from ndcass.jobs.pyramid import Turn, at_once, propagate_channel, refresh_channel
 from ndcass.jobs.runner import Handler
+from ndcass.propagation import PROPAGATE_JOB, REFRESH_JOB
 from ndcass.statistics import HISTOGRAM_JOB
 from ndcass.store.base import DELETE_JOB
 from ndcass.store.folding import FOLD_JOB
 
-HANDLERS: Mapping[str, Handler] = {
-    DELETE_JOB: delete_channel,
-    FOLD_JOB: fold_channel,
-    HISTOGRAM_JOB: count_channel,
-}
+
+def handlers(turn: Turn = at_once) -> Mapping[str, Handler]:
+    """Job kind -> what does it; `turn` is waited for before what keeps a processor busy."""
+    return {
+        DELETE_JOB: delete_channel,
+        FOLD_JOB: fold_channel,
+        HISTOGRAM_JOB: count_channel,
+        PROPAGATE_JOB: partial(propagate_channel, turn=turn),
+        REFRESH_JOB: partial(refresh_channel, turn=turn),
+    }
+
+
+HANDLERS: Mapping[str, Handler] = handlers()

@@ -46,6 +46,11 @@ class Progress(Protocol):
         """
 
 
+def is_passing(error: Exception) -> bool:
+    """Whether a job that failed so is put off: a store that is away, or full, may come back."""
+    return isinstance(error, StoreError) and not isinstance(error, _FOR_GOOD)
+
+
 Handler = Callable[[Stores, Job, Progress], Coroutine[Any, Any, None]]
 
 
@@ -67,14 +72,16 @@ async def run_jobs(
     stop : asyncio.Event
         Once set, the handler at work is cancelled, its job let go, and this returns.
     poll_s : float
-        How long to wait before asking again when there was nothing to do.
+        How long to wait before asking again when there was nothing to do. A job that this process
+        submits is begun at once.
     """
-    while not stop.is_set():
-        job = await _claimed(stores, list(handlers), owner=owner, lease_s=lease_s)
-        if job is None:
-            await _is_set_within(stop, poll_s)
-        else:
-            await _run(stores, handlers[job.kind], _Held(stores, job, owner, lease_s), stop)
+    with stores.jobs.bell.listener() as listener:
+        while not stop.is_set():
+            job = await _claimed(stores, list(handlers), owner=owner, lease_s=lease_s)
+            if job is not None:
+                await _run(stores, handlers[job.kind], _Held(stores, job, owner, lease_s), stop)
+            else:
+                await listener.wait(poll_s, stop=stop)
 
 
 async def _claimed(stores: Stores, kinds: list[str], *, owner: str, lease_s: float) -> Job | None:
@@ -98,7 +105,7 @@ async def _run(stores: Stores, handler: Handler, held: "_Held", stop: asyncio.Ev
         await held.let_go()
         raise
     except Exception as error:
-        if isinstance(error, StoreError) and not isinstance(error, _FOR_GOOD):
+        if is_passing(error):
             # No fault of the job: it is taken over when its lease has run out.
             log.warning("job %s (%s) is put off: %s", job.id, job.kind, error)
             return

@@ -2,13 +2,14 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ndcass import morton
 from ndcass.geometry import Box, Geometry, Zyx, level_of
-from ndcass.pyramid import children, cuboids_of, descendants, stages
+from ndcass.pyramid import children, cuboids_of, derived_codes, descendants, stages
 
 
 def geometry(
@@ -119,6 +120,28 @@ def test_a_box_lies_in_its_cuboids(geometry: Geometry, data: st.DataObject) -> N
         for a, b, size in zip(box.start_zyx, box.stop_zyx, level.cuboid_zyx, strict=True)
     ]
     assert sorted(grid) == sorted(itertools.product(*spans))
+
+
+@given(geometries, st.data())
+def test_what_derives_from_a_cuboid_lies_in_one(geometry: Geometry, data: st.DataObject) -> None:
+    for stage in stages(geometry, 0):
+        depth, height, width = stage.source.cuboid_zyx
+        whole = Box((0, 0, 0), stage.source.size_zyx)
+        codes = data.draw(
+            st.lists(st.sampled_from(list(cuboids_of(whole, (depth, height, width)))))
+        )
+        expected = set()
+        for code in codes:
+            z, y, x = morton.decode(code)
+            corner = (z * depth, y * height, x * width)
+            box = whole.intersection(Box((0, 0, 0), (depth, height, width)).shifted(corner))
+            assert box is not None
+            derived = stage.derived_box(box)
+            if derived is not None:
+                [found] = cuboids_of(derived, stage.level.cuboid_zyx)
+                expected.add(found)
+        made = derived_codes(stage, np.array(codes, dtype=np.uint64))
+        assert made.tolist() == sorted(expected)
 
 
 @pytest.mark.parametrize("isotropic", [False, True])

@@ -1,0 +1,310 @@
+"""The jobs that build the levels of a channel: all of them, or what of them is old.
+
+Both do the same: rebuild cuboids that are marked as stale, finest level first. The one that builds
+all marks everything before. Marks are what is left to do, so a job that is killed goes on where it
+was, two that work at once do no harm, and a write that comes meanwhile leaves its marks for another
+round.
+
+A cuboid is rebuilt only while none of its sources is stale, and rebuilding it marks anew what
+derives from it. So one without a mark is made from sources that are themselves as new as every
+acknowledged write (`StaleMarks`).
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ndcass.concurrency import run_cpu
+from ndcass.downsample import Rule, downsample
+from ndcass.errors import NotFound
+from ndcass.geometry import Box, Geometry, Zyx
+from ndcass.jobs.runner import JobLost, Progress, is_passing
+from ndcass.merge import WriteOp
+from ndcass.model import (
+    DEFAULT_DOWNSAMPLING,
+    NOT_PROPAGATED,
+    PROPAGATED,
+    UNDER_PROPAGATION,
+    Channel,
+)
+from ndcass.propagation import REFRESH_JOB, change_state, geometry_of
+from ndcass.pyramid import Stage, stages
+from ndcass.store.base import CuboidAddress, CuboidWrite, Job, StaleMark, Stores
+from ndcass.store.derived import children_of, derived_from, pyramid_of, sources_of
+from ndcass.volume import Place, Slab, Usage, read_slabs
+
+# Cuboids that are made visible together: a commit takes a sync of the disk.
+UNIT_CUBOIDS = 64
+# Source voxels that are in memory at once: one step, between which readers get their turn.
+STEP_BYTES = 8 << 20
+# A note of progress is a transaction; more often nobody looks.
+NOTE_EVERY_S = 1.0
+# A build ends with what was written meanwhile; the rest is for refreshing.
+MOST_ROUNDS = 1000
+
+Voxels = npt.NDArray[Any]  # which type is only known at run time
+# Waits for a moment in which nobody else needs the machine.
+Turn = Callable[[], Awaitable[None]]
+
+
+async def at_once() -> None:
+    """Waits for nobody."""
+
+
+async def propagate_channel(
+    stores: Stores, job: Job, progress: Progress, *, turn: Turn = at_once
+) -> None:
+    """Build every level of the job's channel, which is under propagation until then.
+
+    Raises
+    ------
+    NotFound
+        If the channel is gone.
+    """
+    channel = await _channel_of(stores, job)
+    if channel.propagate == PROPAGATED:
+        return  # another job was quicker
+    await change_state(stores, channel.id, NOT_PROPAGATED, UNDER_PROPAGATION)
+    try:
+        await _build_all(stores, channel, job, progress, turn)
+    except Exception as error:
+        if not (isinstance(error, JobLost | NotFound) or is_passing(error)):
+            await change_state(stores, channel.id, UNDER_PROPAGATION, NOT_PROPAGATED)
+        raise
+    await change_state(stores, channel.id, UNDER_PROPAGATION, PROPAGATED)
+    if await stores.stale.counts(channel.id):
+        await stores.jobs.submit_once(REFRESH_JOB, channel.id)
+
+
+async def refresh_channel(
+    stores: Stores, job: Job, progress: Progress, *, turn: Turn = at_once
+) -> None:
+    """Rebuild what is old of a propagated channel; nothing to do for others."""
+    channel = await stores.catalog.live_channel(job.channel_id)
+    if channel is None or channel.propagate != PROPAGATED:
+        return
+    work = _Work(stores, channel, await geometry_of(stores, channel), turn)
+    note = _Notes(progress, job)
+    while await _round(work, note):
+        pass
+
+
+async def _channel_of(stores: Stores, job: Job) -> Channel:
+    channel = await stores.catalog.live_channel(job.channel_id)
+    if channel is None:
+        raise NotFound(f"there is no channel {job.channel_id} any more")
+    return channel
+
+
+# -- all of a channel
+
+
+async def _build_all(
+    stores: Stores, channel: Channel, job: Job, progress: Progress, turn: Turn
+) -> None:
+    geometry = await geometry_of(stores, channel)
+    work = _Work(stores, channel, geometry, turn)
+    note = _Notes(progress, job)
+    if not job.detail.get("marked"):
+        await _mark_all(work, note)
+        note.detail = {"marked": True}
+        note.total = sum((await stores.stale.counts(channel.id)).values())
+    await note.now()
+    for _ in range(MOST_ROUNDS):
+        if not await _round(work, note):
+            break
+    await note.now()
+
+
+async def _mark_all(work: "_Work", note: "_Notes") -> None:
+    """Mark what derives from any stored cuboid of the base, and every derived one that is stored.
+
+    Those are cleared where nothing is left below them.
+    """
+    channel, stores = work.channel, work.stores
+    scan = stores.cuboids.scan
+    async for page in scan(channel.id, pyramid=0, level=channel.resolution):
+        for t, codes in _by_timestep(page):
+            derived = await run_cpu(
+                derived_from, work.geometry, channel.resolution, channel.id, t, codes
+            )
+            await stores.stale.mark(derived)
+        await note.now_and_then()
+    for stage in stages(work.geometry, channel.resolution):
+        level = stage.level.level
+        async for page in scan(channel.id, pyramid=pyramid_of(stage), level=level):
+            await stores.stale.mark(page)
+            await note.now_and_then()
+
+
+def _by_timestep(addresses: Sequence[CuboidAddress]) -> Iterator[tuple[int, list[int]]]:
+    for t, found in groupby(addresses, key=lambda address: address.t):
+        yield t, [address.morton for address in found]
+
+
+# -- what is marked
+
+
+class _Work(NamedTuple):
+    """What is to be rebuilt."""
+
+    stores: Stores
+    channel: Channel
+    geometry: Geometry
+    turn: Turn
+
+    @property
+    def rule(self) -> Rule:
+        """How the levels of the channel are made."""
+        if self.channel.downsampling == DEFAULT_DOWNSAMPLING:
+            return Rule.LABEL if self.channel.is_annotation else Rule.NEAREST
+        return Rule.MODE if self.channel.is_annotation else Rule.MEAN
+
+
+async def _round(work: _Work, note: "_Notes") -> int:
+    """Rebuild what is marked, finest level first; how many cuboids that were."""
+    done = 0
+    # What is rebuilt marks what derives from it, but that is marked already.
+    counts = await work.stores.stale.counts(work.channel.id)
+    for stage in stages(work.geometry, work.channel.resolution):
+        if not counts.get((pyramid_of(stage), stage.level.level)):
+            continue
+        async for count in _rebuilt(work, stage):
+            done += count
+            note.done += count
+            await note.now_and_then(stage)
+    return done
+
+
+async def _rebuilt(work: _Work, stage: Stage) -> AsyncIterator[int]:
+    """Rebuild the marked cuboids of a level, unit by unit; how many each had."""
+    scan = work.stores.stale.scan(
+        work.channel.id, pyramid=pyramid_of(stage), level=stage.level.level
+    )
+    async for page in scan:
+        for first in range(0, len(page), UNIT_CUBOIDS):
+            yield await _rebuild(work, stage, page[first : first + UNIT_CUBOIDS])
+
+
+async def _rebuild(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> int:
+    """Rebuild some cuboids whose sources are fresh; how many those are."""
+    stale = work.stores.stale
+    if stage.source.level > work.channel.resolution:
+        sources = {mark.address: sources_of(stage, mark.address) for mark in marks}
+        old = await stale.marked({source for found in sources.values() for source in found})
+        marks = [mark for mark in marks if old.isdisjoint(sources[mark.address])]
+    if not marks:
+        return 0
+    async with stale.derivation(marks) as batch:
+        for step in _steps(work, stage, marks):
+            await work.turn()
+            await batch.add(await _derived(work, stage, step))
+        for mark in marks:
+            batch.mark_stale(children_of(work.geometry, stage, mark.address))
+        await batch.commit()
+    return len(marks)
+
+
+def _steps(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> Iterator[Sequence[StaleMark]]:
+    """The marks of a unit in pieces whose sources take about `STEP_BYTES`."""
+    voxels = math.prod(stage.level.cuboid_zyx) * math.prod(stage.factor_zyx)
+    count = max(1, STEP_BYTES // (voxels * work.channel.dtype.itemsize))
+    for first in range(0, len(marks), count):
+        yield marks[first : first + count]
+
+
+class _Source(NamedTuple):
+    """The voxels that a derived cuboid is made from."""
+
+    address: CuboidAddress
+    box: Box | None  # of the derived level; None if the cuboid lies outside
+    slab: Slab | None
+    voxels: Voxels  # as many as halve to the box; those outside the image are 0
+
+
+async def _derived(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> list[CuboidWrite]:
+    """The cuboids of some marks as they are to be now."""
+    # Where the source is the stored level, whatever the state of the channel is just now.
+    place = Place(dataclasses.replace(work.channel, propagate=PROPAGATED), stage.source)
+    sources = [_source(place, stage, mark.address) for mark in marks]
+    wanted = [(s.slab, _inside(s.voxels, s.slab.box)) for s in sources if s.slab is not None]
+    await read_slabs(work.stores.cuboids, wanted, usage=Usage())
+    return await run_cpu(_writes, stage, work.rule, sources)
+
+
+def _source(place: Place, stage: Stage, address: CuboidAddress) -> _Source:
+    dtype = place.channel.dtype
+    box = stage.cuboid_box(address.morton)
+    if box is None:
+        return _Source(address, None, None, np.zeros((1, 1, 1), dtype=dtype))
+    source_box = stage.source_box(box)
+    z, y, x = (size * f for size, f in zip(box.shape_zyx, stage.factor_zyx, strict=True))
+    whole = source_box.shape_zyx == (z, y, x)
+    voxels = np.empty((z, y, x), dtype=dtype) if whole else np.zeros((z, y, x), dtype=dtype)
+    return _Source(address, box, Slab(place, address.t, source_box), voxels)
+
+
+def _inside(voxels: Voxels, box: Box) -> Voxels:
+    z, y, x = box.shape_zyx
+    return voxels[:z, :y, :x]
+
+
+def _writes(stage: Stage, rule: Rule, sources: Sequence[_Source]) -> list[CuboidWrite]:
+    cuboid_zyx = stage.level.cuboid_zyx
+    return [
+        CuboidWrite(
+            source.address,
+            WriteOp.REPLACE,
+            cuboid_zyx,
+            (0, 0, 0),
+            _whole(source, stage, rule, cuboid_zyx),
+        )
+        for source in sources
+    ]
+
+
+def _whole(source: _Source, stage: Stage, rule: Rule, cuboid_zyx: Zyx) -> Voxels:
+    """A derived cuboid; zeros beyond the end of its level."""
+    if source.box is None:
+        return np.zeros(cuboid_zyx, dtype=source.voxels.dtype)
+    made = downsample(source.voxels, rule, pairs=stage.pairs)
+    if made.shape == cuboid_zyx:
+        return made
+    whole = np.zeros(cuboid_zyx, dtype=made.dtype)
+    z, y, x = made.shape
+    whole[:z, :y, :x] = made
+    return whole
+
+
+# -- progress
+
+
+class _Notes:
+    """Says how far a job is, now and then."""
+
+    def __init__(self, progress: Progress, job: Job) -> None:
+        self._progress = progress
+        self._noted_s = time.monotonic()
+        self.done = job.done_units
+        self.total = job.total_units
+        self.detail: Mapping[str, Any] = job.detail
+
+    async def now(self) -> None:
+        """Say it."""
+        self._noted_s = time.monotonic()
+        # Writes come while a channel is refreshed.
+        self.total = max(self.total, self.done)
+        await self._progress(self.done, self.total, self.detail)
+
+    async def now_and_then(self, stage: Stage | None = None) -> None:
+        """Say it if it was not said for a while."""
+        if stage is not None:
+            self.detail = {**self.detail, "level": stage.level.level, "neariso": stage.neariso}
+        if time.monotonic() - self._noted_s >= NOTE_EVERY_S:
+            await self.now()
