@@ -6,10 +6,10 @@ and a job of its own rebuilds just that.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from ndcass.errors import Conflict, InvalidRequest, NotFound, ReadOnly
 from ndcass.geometry import Box, Geometry
@@ -17,7 +17,9 @@ from ndcass.model import NOT_PROPAGATED, PROPAGATED, UNDER_PROPAGATION, Channel
 from ndcass.pyramid import cuboids_of, stages
 from ndcass.store.base import Job, JobState, Stores
 from ndcass.store.derived import pyramid_of
-from ndcass.volume import Place
+
+if TYPE_CHECKING:  # it asks this module whether it may write
+    from ndcass.volume import Place
 
 # The job that builds all levels of a channel, and the one that rebuilds what of them is old.
 PROPAGATE_JOB = "propagate"
@@ -156,7 +158,7 @@ async def geometry_of(stores: Stores, channel: Channel) -> Geometry:
 
 
 async def is_fresh(
-    stores: Stores, place: Place, times: Sequence[int | None], box: Box
+    stores: Stores, place: "Place", times: Sequence[int | None], box: Box
 ) -> bool | None:
     """Whether a box is as new as every write that was acknowledged; None where none derives.
 
@@ -169,6 +171,8 @@ async def is_fresh(
     """
     channel, level = place.channel, place.level
     if channel.propagate == NOT_PROPAGATED or level.level <= channel.resolution:
+        return None
+    if place.source is not None:  # made from the base as it is now
         return None
     if await is_being_built(stores, channel):
         return False
@@ -188,21 +192,37 @@ async def is_fresh(
 
 @dataclass(frozen=True, slots=True)
 class LevelState:
-    """One derived level and how many of its cuboids are older than what they derive from."""
+    """One derived level.
+
+    Attributes
+    ----------
+    level : int
+    neariso : bool
+    state : str
+        ``absent``: it is not stored; ``building``: it may lack anything; ``stale``: some cuboids
+        are older than what they derive from; ``fresh``.
+    stale_cuboids : int
+        How many those are.
+    """
 
     level: int
     neariso: bool
+    state: str
     stale_cuboids: int
-    cuboids: int  # of one timestep
 
 
 async def level_states(stores: Stores, channel: Channel, geometry: Geometry) -> list[LevelState]:
     """Every derived level of a channel, finest first."""
     counts = await stores.stale.counts(channel.id)
+    building = await is_being_built(stores, channel)
     found = []
     for stage in stages(geometry, channel.resolution):
-        size, cuboid = stage.size_zyx, stage.level.cuboid_zyx
-        cuboids = math.prod(-(-a // b) for a, b in zip(size, cuboid, strict=True))
         stale = counts.get((pyramid_of(stage), stage.level.level), 0)
-        found.append(LevelState(stage.level.level, stage.neariso, stale, cuboids))
+        if channel.propagate == NOT_PROPAGATED:
+            state, stale = "absent", 0
+        elif building:
+            state = "building"
+        else:
+            state = "stale" if stale else "fresh"
+        found.append(LevelState(stage.level.level, stage.neariso, state, stale))
     return found

@@ -25,6 +25,7 @@ from ndcass.geometry import Box, Level, Zyx
 from ndcass.merge import WriteOp
 from ndcass.model import NOT_PROPAGATED, Channel, TokenView
 from ndcass.plan import Part, plan_parts, plan_slabs
+from ndcass.propagation import check_unlocked
 from ndcass.resample import Source
 from ndcass.store.base import (
     NEARISO,
@@ -499,6 +500,8 @@ class CutoutWriter:
         began = time.perf_counter()
         writes: list[CuboidWrite] = []
         for slab, voxels in slabs:
+            if slab.place is not None and slab.place.channel.id not in self._channels:
+                await check_unlocked(self._stores, slab.place.channel)
             writes += self._writes(slab, voxels)
         for group in _groups(writes):
             await self._batch.add(group)

@@ -35,12 +35,15 @@ class Exchange:
         connection.
     broken : bool
         Whether that happened.
+    is_fresh : bool or None
+        Whether derived voxels of the answer are as new as all writes; None where there are none.
     """
 
     __slots__ = (
         "asked_for_body",
         "began_s",
         "broken",
+        "is_fresh",
         "match",
         "path",
         "progress",
@@ -63,6 +66,7 @@ class Exchange:
         self.asked_for_body = False
         self.response: web.StreamResponse | None = None
         self.broken = False
+        self.is_fresh: bool | None = None
 
     @property
     def plane(self) -> Plane:

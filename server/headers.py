@@ -37,6 +37,8 @@ def set_headers(
         response.force_close()
         headers["Connection"] = "close"
     headers["X-Request-Id"] = exchange.request_id
+    if exchange.is_fresh is not None:
+        headers["X-Volume-Fresh"] = "true" if exchange.is_fresh else "false"
     if request.method in _READING:
         headers["Access-Control-Allow-Origin"] = "*"
         headers["Access-Control-Allow-Methods"] = "GET"

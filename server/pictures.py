@@ -13,6 +13,7 @@ from ndcass.server.app_keys import MEMORY, PICTURES, SETTINGS, STORES
 from ndcass.server.cutout import Cutout
 from ndcass.server.exchange import exchange_of
 from ndcass.server.formats.png import CONTENT_TYPE, encode_png
+from ndcass.server.freshness import note_boxes
 from ndcass.server.volume_params import window_bounds
 from ndcass.store.picture_cache import key_of
 from ndcass.tile import Tile
@@ -114,6 +115,7 @@ async def send_picture(request: web.Request, drawing: Drawing, what: str) -> web
     whether they have the picture without anybody drawing it.
     """
     check_size(request, drawing, what)
+    await note_boxes(request, ((layer.place, (layer.t,), layer.box) for layer in drawing.layers))
     if drawing.cuboid_count > MAX_NAMED_CUBOIDS:
         async with request.app[MEMORY].hold(drawing.memory_bytes):
             planes = await read_planes(request, drawing)

@@ -16,6 +16,7 @@ from ndcass.server.handlers import (
     posted_tiff,
     project,
     projection,
+    propagate,
     refusal,
     statistics,
     synaptogram,
@@ -74,6 +75,10 @@ ROUTES = (
     Route("GET", "/sd/{token}/[{channels}/]id/{voxel}", label.read_id, "The label at a voxel."),
     Route("GET", "/sd/{token}/[{channels}/]ids/{box}", label.read_ids, "All labels in a box."),
     Route("GET", _LABELS_PLANE, label.read_slice, "A plane of some labels of a channel as PNG."),
+    # -- pyramids
+    Route("GET", "/sd/{token}/{channels}/getPropagate/", propagate.read_propagate, "The states of the pyramids of some channels."),
+    Route("GET", "/sd/{token}/{channels}/setPropagate/{values}/", propagate.set_propagate, "Start building the pyramids of some channels (1), or give them up (0).", changes=True),
+    Route("GET", "/sd/{token}/{channel}/freshness/", propagate.read_freshness, "What of the pyramid of a channel is old."),
     # -- volumes
     Route("GET", "/sd/public_tokens/", project.public_tokens, "Names of the public tokens.", aliases=("/public_tokens/",)),
     Route("GET", "/sd/public_datasets/", project.public_datasets, "Names of the public datasets."),

@@ -44,6 +44,8 @@ PARTS = {
     "channels": r"[\w,+]+",
     "channel": r"\w+",
     "count": r"[0-9]{1,20}",
+    "values": r"[^/]+",
+    "job": r"[^/]+",
     "colours": r"[\w,:+]+",
     "ids": r"[0-9,]+",
     "slices": r"[0-9]{1,19}",

@@ -10,10 +10,19 @@ derives from it. So one without a mark is made from sources that are themselves 
 acknowledged write (`StaleMarks`).
 """
 
-import dataclasses
+import asyncio
+import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -22,7 +31,7 @@ import numpy.typing as npt
 
 from ndcass.concurrency import run_cpu
 from ndcass.downsample import Rule, downsample
-from ndcass.errors import NotFound
+from ndcass.errors import NotFound, StoreError
 from ndcass.geometry import Box, Geometry, Zyx
 from ndcass.jobs.runner import JobLost, Progress, is_passing
 from ndcass.merge import WriteOp
@@ -39,10 +48,15 @@ from ndcass.store.base import CuboidAddress, CuboidWrite, Job, StaleMark, Stores
 from ndcass.store.derived import children_of, derived_from, pyramid_of, sources_of
 from ndcass.volume import Place, Slab, Usage, read_slabs
 
+log = logging.getLogger(__name__)
+
 # Cuboids that are made visible together: a commit takes a sync of the disk.
 UNIT_CUBOIDS = 64
 # Source voxels that are in memory at once: one step, between which readers get their turn.
 STEP_BYTES = 8 << 20
+# How often all marks are looked at, and how soon again if that failed.
+SWEEP_EVERY_S = 10.0
+RETRY_S = 1.0
 # A note of progress is a transaction; more often nobody looks.
 NOTE_EVERY_S = 1.0
 # A build ends with what was written meanwhile; the rest is for refreshing.
@@ -93,6 +107,31 @@ async def refresh_channel(
     note = _Notes(progress, job)
     while await _round(work, note):
         pass
+    await note.now()
+
+
+async def refresh_stale(stores: Stores, stop: asyncio.Event) -> None:
+    """Have channels refreshed as soon as this process marks something in them, until `stop`.
+
+    What processes that died have marked is found by a look at all marks now and then.
+    """
+    looked_s = -SWEEP_EVERY_S
+    with stores.stale.bell.listener() as listener:
+        while not stop.is_set():
+            channel_ids: Collection[int] = await listener.wait(
+                max(0.0, looked_s + SWEEP_EVERY_S - time.monotonic()), stop=stop
+            )
+            try:
+                if time.monotonic() >= looked_s + SWEEP_EVERY_S:
+                    channel_ids = {*channel_ids, *await stores.stale.channels()}
+                    looked_s = time.monotonic()
+                for channel_id in channel_ids:
+                    channel = await stores.catalog.live_channel(channel_id)
+                    if channel is not None and channel.propagate == PROPAGATED:
+                        await stores.jobs.submit_once(REFRESH_JOB, channel_id)
+            except StoreError as error:  # the marks stay, and are found by the next look
+                log.warning("no refresh could be submitted: %s", error)
+                await listener.wait(RETRY_S, stop=stop)
 
 
 async def _channel_of(stores: Stores, job: Job) -> Channel:
@@ -114,7 +153,10 @@ async def _build_all(
     if not job.detail.get("marked"):
         await _mark_all(work, note)
         note.detail = {"marked": True}
-        note.total = sum((await stores.stale.counts(channel.id)).values())
+        note.total = 0
+    left = sum((await stores.stale.counts(channel.id)).values())
+    note.total = max(note.total, left)
+    note.done = note.total - left
     await note.now()
     for _ in range(MOST_ROUNDS):
         if not await _round(work, note):
@@ -230,8 +272,7 @@ class _Source(NamedTuple):
 
 async def _derived(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> list[CuboidWrite]:
     """The cuboids of some marks as they are to be now."""
-    # Where the source is the stored level, whatever the state of the channel is just now.
-    place = Place(dataclasses.replace(work.channel, propagate=PROPAGATED), stage.source)
+    place = Place(work.channel, stage.source)
     sources = [_source(place, stage, mark.address) for mark in marks]
     wanted = [(s.slab, _inside(s.voxels, s.slab.box)) for s in sources if s.slab is not None]
     await read_slabs(work.stores.cuboids, wanted, usage=Usage())

@@ -40,6 +40,7 @@ from ndcass.server.formats.npz import NpzEncoder
 from ndcass.server.formats.raw import RawEncoder
 from ndcass.server.formats.tiff import TiffEncoder
 from ndcass.server.formats.zip import ZipEncoder
+from ndcass.server.freshness import note_cutout
 from ndcass.server.match import Match
 from ndcass.server.streaming import Pieces, VoxelResponse, send_pieces
 from ndcass.server.transform import Transform
@@ -63,6 +64,7 @@ async def read_cutout(request: web.Request, match: Match) -> web.StreamResponse:
     view = await open_token(request, match.token, write=False)
     cutout = resolve(view, match.channels, parse_volume(match.tail))
     check_channels(cutout, match.service)
+    await note_cutout(request, cutout)
     if _is_small(request, match, cutout):
         return await _send_small(request, match, cutout)
     if match.service == "jpeg":  # shows the first channel only

@@ -12,6 +12,7 @@ from aiohttp import web
 from ndcass.concurrency import run_cpu
 from ndcass.errors import InvalidOption, InvalidRequest, NotFound
 from ndcass.model import Channel
+from ndcass.propagation import check_unlocked
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
 from ndcass.server.cutout import (
@@ -57,6 +58,7 @@ async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse
         _check_raw_type(request, cutout.first)
     for place in places:
         check_writable(place.channel)
+        await check_unlocked(request.app[STORES], place.channel)
     check_channels(cutout, match.service)
     option = request.query.get("write")
     ops = {write_op_for(place.channel, option, params.words) for place in places}

@@ -1,0 +1,418 @@
+"""Building and refreshing levels, compared with a computation of all of them at once."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ndcass.downsample import Rule
+from ndcass.errors import Conflict, CorruptValue, NotFound, StoreUnavailable
+from ndcass.geometry import Box
+from ndcass.jobs import HANDLERS, pyramid
+from ndcass.jobs.runner import JobLost, run_jobs
+from ndcass.merge import WriteOp
+from ndcass.model import Channel, Dataset, Project
+from ndcass.propagation import (
+    PROPAGATE_JOB,
+    REFRESH_JOB,
+    cancel_job,
+    check_unlocked,
+    is_fresh,
+    set_propagation,
+)
+from ndcass.pyramid import stages
+from ndcass.store.base import PLAIN, Job, JobState, Stores
+from ndcass.store.embedded import open_embedded
+from ndcass.store.memory import MemoryStores
+from ndcass.volume import Place, write_box
+from tests.pyramids import recomputed, stored, whole, wrong_levels
+
+OPEN = (JobState.PENDING, JobState.STARTED)
+
+
+@pytest.fixture(params=["memory", "embedded"])
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
+    opened: Stores = MemoryStores() if request.param == "memory" else await open_embedded(tmp_path)
+    yield opened
+    await opened.close()
+
+
+class Volume:
+    """A dataset with one channel."""
+
+    def __init__(self, stores: Stores, dataset: Dataset, channel: Channel) -> None:
+        self.stores = stores
+        self.dataset = dataset
+        self.geometry = dataset.geometry
+        self.channel = channel
+        self.rng = np.random.default_rng(5)
+
+    async def now(self) -> Channel:
+        self.channel = await self.stores.catalog.channel("proj", "em")
+        return self.channel
+
+    @property
+    def base(self) -> Place:
+        return Place(self.channel, self.dataset.level(self.channel.resolution))
+
+    def random(self, box: Box) -> Any:
+        """Voxels of any value, or a few labels."""
+        dtype = self.channel.dtype
+        if self.channel.is_annotation:
+            return self.rng.integers(0, 4, box.shape_zyx).astype(dtype)
+        if dtype.kind == "f":
+            return self.rng.standard_normal(box.shape_zyx).astype(dtype)
+        info = np.iinfo(dtype)
+        return self.rng.integers(info.min, info.max, box.shape_zyx, dtype=dtype, endpoint=True)
+
+    async def write(self, box: Box | None = None, *, t: int = 0, zeros: bool = False) -> None:
+        await self.now()
+        box = box or whole(self.base.level)
+        voxels = self.random(box)
+        if zeros:
+            voxels[...] = 0
+        await write_box(self.stores, self.base, t, box, voxels, op=WriteOp.REPLACE)
+
+    async def propagate(self) -> Job:
+        await set_propagation(self.stores, [await self.now()], [1])
+        return await self.finished()
+
+    async def finished(self) -> Job:
+        """Work on jobs until none is open; the newest one."""
+        stop = asyncio.Event()
+        work = asyncio.create_task(
+            run_jobs(self.stores, HANDLERS, owner="w", stop=stop, poll_s=0.01)
+        )
+        try:
+            async with asyncio.timeout(50):
+                while any(job.state in OPEN for job in await self.stores.jobs.jobs()):
+                    await asyncio.sleep(0.01)
+        finally:
+            stop.set()
+            await work
+        await self.now()
+        return (await self.stores.jobs.jobs())[0]
+
+    async def refresh(self) -> Job:
+        await self.stores.jobs.submit_once(REFRESH_JOB, self.channel.id)
+        return await self.finished()
+
+    async def wrong(self, rule: Rule = Rule.NEAREST, t: int = 0) -> list[tuple[int, bool]]:
+        return await wrong_levels(self.stores, self.channel, self.geometry, rule, t)
+
+    async def stale(self) -> int:
+        return sum((await self.stores.stale.counts(self.channel.id)).values())
+
+
+async def volume_of(
+    stores: Stores, *, dataset: Mapping[str, Any] | None = None, **channel: Any
+) -> Volume:
+    """Small, of sizes that are no power of two, with three levels above the base."""
+    fields = {"ximagesize": 301, "yimagesize": 263, "zimagesize": 37, "scalinglevels": 3}
+    made = Dataset("brain", user=1, **{**fields, **(dataset or {})})
+    await stores.catalog.create_dataset(made)
+    await stores.catalog.create_project(Project("proj", 1, "brain"))
+    kind = {"channel_type": "image", "channel_datatype": "uint8", **channel}
+    stored_channel = await stores.catalog.create_channel(Channel(0, "proj", "em", **kind))
+    return Volume(stores, made, stored_channel)
+
+
+ISOTROPIC = {"scalingoption": 1}
+FLAT = {"zvoxelres": 0.4}
+TALL = {"zvoxelres": 10.0}
+
+
+@pytest.mark.parametrize("dataset", [{}, ISOTROPIC, FLAT, TALL], ids=str)
+@pytest.mark.parametrize(
+    ("channel_type", "datatype", "rule"),
+    [
+        ("image", "uint8", Rule.NEAREST),
+        ("image", "float32", Rule.NEAREST),
+        ("annotation", "uint64", Rule.LABEL),
+    ],
+)
+async def test_every_level_is_built_from_the_one_below(
+    stores: Stores, dataset: Mapping[str, Any], channel_type: str, datatype: str, rule: Rule
+) -> None:
+    volume = await volume_of(
+        stores, dataset=dataset, channel_type=channel_type, channel_datatype=datatype
+    )
+    await volume.write()
+    job = await volume.propagate()
+    assert (job.kind, job.state, job.error) == (PROPAGATE_JOB, JobState.SUCCESS, "")
+    assert job.done_units == job.total_units > 0
+    assert volume.channel.propagate == 2
+    assert await volume.wrong(rule) == []
+    assert await volume.stale() == 0
+
+
+@pytest.mark.parametrize(
+    ("channel_type", "datatype", "option", "rule"),
+    [
+        ("image", "int16", "mean", Rule.MEAN),
+        ("image", "uint32", "mean", Rule.MEAN),
+        ("annotation", "uint32", "mode", Rule.MODE),
+    ],
+)
+async def test_a_channel_may_choose_another_rule(
+    stores: Stores, channel_type: str, datatype: str, option: str, rule: Rule
+) -> None:
+    volume = await volume_of(
+        stores,
+        dataset=ISOTROPIC,
+        channel_type=channel_type,
+        channel_datatype=datatype,
+        downsampling=option,
+    )
+    await volume.write()
+    await volume.propagate()
+    assert await volume.wrong(rule) == []
+
+
+async def test_every_timestep_is_built(stores: Stores) -> None:
+    volume = await volume_of(stores, channel_type="timeseries", starttime=2, endtime=5)
+    for t in (2, 4, 9):
+        await volume.write(t=t)
+    await volume.propagate()
+    assert [await volume.wrong(t=t) for t in (2, 3, 4, 9)] == [[]] * 4
+
+
+async def test_a_base_above_zero_has_levels_above_it_only(stores: Stores) -> None:
+    volume = await volume_of(stores, resolution=1)
+    await volume.write()
+    await volume.propagate()
+    assert await volume.wrong() == []
+    scan = stores.cuboids.scan(volume.channel.id, level=0)
+    assert [address async for page in scan for address in page] == []
+
+
+async def test_a_channel_without_voxels_is_propagated_at_once(stores: Stores) -> None:
+    volume = await volume_of(stores)
+    assert (await volume.propagate()).state == JobState.SUCCESS
+    assert volume.channel.propagate == 2
+
+
+async def test_building_again_leaves_nothing_of_before(stores: Stores) -> None:
+    volume = await volume_of(stores, channel_type="annotation", channel_datatype="uint32")
+    await volume.write()
+    await volume.propagate()
+    await set_propagation(stores, [await volume.now()], [0])
+    await volume.write(Box((0, 0, 0), (20, 200, 200)), zeros=True)
+    await volume.propagate()
+    assert await volume.wrong(Rule.LABEL) == []
+
+
+@pytest.mark.parametrize("dataset", [ISOTROPIC, FLAT], ids=str)
+async def test_an_edit_is_seen_at_every_level_after_a_refresh(
+    stores: Stores, dataset: Mapping[str, Any]
+) -> None:
+    volume = await volume_of(stores, dataset=dataset)
+    await volume.write()
+    await volume.propagate()
+    await volume.write(Box((5, 60, 70), (20, 130, 141)))
+    assert await volume.stale() > 0
+    job = await volume.refresh()
+    assert (job.kind, job.state) == (REFRESH_JOB, JobState.SUCCESS)
+    assert await volume.wrong() == []
+    assert await volume.stale() == 0
+
+
+async def test_an_edit_costs_a_cuboid_a_level(stores: Stores) -> None:
+    volume = await volume_of(stores, dataset={"ximagesize": 2000, "yimagesize": 2000, **TALL})
+    await volume.write()
+    await volume.propagate()
+    await volume.write(Box((3, 700, 700), (4, 720, 720)))
+    assert await volume.stale() == 3
+    assert (await volume.refresh()).done_units == 3
+    assert await volume.wrong() == []
+
+
+async def test_what_is_old_is_said_to_be(stores: Stores) -> None:
+    volume = await volume_of(stores, dataset={"ximagesize": 600})
+    await volume.write()
+    await volume.propagate()
+    edited, elsewhere = Box((3, 0, 0), (4, 9, 9)), Box((3, 0, 270), (4, 9, 279))
+    place = Place(volume.channel, volume.dataset.level(1))
+    assert await is_fresh(stores, place, [None], edited) is True
+    await volume.write(Box((3, 0, 0), (4, 9, 9)))
+    assert await is_fresh(stores, place, [None], edited) is False
+    assert await is_fresh(stores, place, [None], elsewhere) is True
+    assert await is_fresh(stores, place, [7], edited) is True
+    assert await is_fresh(stores, volume.base, [None], edited) is None
+    await volume.refresh()
+    assert await is_fresh(stores, place, [None], edited) is True
+
+
+async def test_a_write_into_an_upper_level_marks_what_is_above_it(stores: Stores) -> None:
+    volume = await volume_of(stores, dataset=TALL)
+    await volume.write()
+    await volume.propagate()
+    level = volume.dataset.level(2)
+    voxels = np.full((1, 4, 4), 7, dtype="u1")
+    await write_box(stores, Place(volume.channel, level), 0, Box((0, 0, 0), (1, 4, 4)), voxels)
+    assert await stores.stale.counts(volume.channel.id) == {(PLAIN, 3): 1}
+
+
+async def test_a_write_that_began_before_the_build_marks_in_its_end(stores: Stores) -> None:
+    volume = await volume_of(stores, dataset=TALL)
+    await volume.write()
+    before = volume.base  # as a request found it, which is still receiving its body
+    await volume.propagate()
+    box = Box((0, 0, 0), (3, 50, 50))
+    await write_box(stores, before, 0, box, volume.random(box), op=WriteOp.REPLACE)
+    assert await volume.stale() == 3
+    await volume.refresh()
+    assert await volume.wrong() == []
+
+
+async def test_a_channel_that_is_being_built_is_locked(stores: Stores) -> None:
+    volume = await volume_of(stores)
+    await check_unlocked(stores, volume.channel)
+    await set_propagation(stores, [volume.channel], [1])
+    with pytest.raises(Conflict, match="under propagation"):
+        await check_unlocked(stores, await volume.now())
+    await volume.finished()
+    await check_unlocked(stores, volume.channel)
+
+
+async def test_a_channel_made_under_propagation_is_not_locked(stores: Stores) -> None:
+    volume = await volume_of(stores, propagate=1)
+    await check_unlocked(stores, volume.channel)
+
+
+async def test_a_channel_made_propagated_is_kept_fresh(stores: Stores) -> None:
+    volume = await volume_of(stores, propagate=2)
+    await volume.write()
+    await volume.refresh()
+    assert await volume.wrong() == []
+
+
+async def test_a_failure_is_noted_and_the_channel_is_not_propagated(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = await volume_of(stores)
+    await volume.write()
+
+    def fail(*args: Any) -> None:
+        raise CorruptValue("cuboid 5 is damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pyramid, "_writes", fail)
+        job = await volume.propagate()
+    assert (job.state, job.error) == (JobState.FAILURE, "cuboid 5 is damaged")
+    assert volume.channel.propagate == 0
+    assert (await volume.propagate()).state == JobState.SUCCESS
+    assert await volume.wrong() == []
+
+
+async def test_a_build_goes_on_where_it_was(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyramid, "UNIT_CUBOIDS", 4)
+    volume = await volume_of(stores)
+    await volume.write()
+    await set_propagation(stores, [volume.channel], [1])
+    [job] = await stores.jobs.jobs()
+    units = 0
+
+    async def turn() -> None:
+        nonlocal units
+        units += 1
+        if units == 3:
+            raise StoreUnavailable("gone")
+
+    async def progress(done_units: int, total_units: int, detail: Mapping[str, Any]) -> None:
+        nonlocal job
+        job = dataclasses.replace(
+            job, done_units=done_units, total_units=total_units, detail=detail
+        )
+
+    with pytest.raises(StoreUnavailable):
+        await pyramid.propagate_channel(stores, job, progress, turn=turn)
+    assert (await volume.now()).propagate == 1
+    left = await volume.stale()
+    assert 0 < left < job.total_units
+    await pyramid.propagate_channel(stores, job, progress)
+    assert (await volume.now()).propagate == 2
+    assert await volume.wrong() == []
+    assert job.done_units == job.total_units
+
+
+async def test_two_who_build_at_once_build_the_same(stores: Stores) -> None:
+    volume = await volume_of(stores, dataset={"ximagesize": 1000})
+    await volume.write()
+    await set_propagation(stores, [volume.channel], [1])
+    [job] = await stores.jobs.jobs()
+
+    async def progress(done_units: int, total_units: int, detail: Mapping[str, Any]) -> None:
+        await asyncio.sleep(0)
+
+    async def edit() -> None:
+        for _ in range(5):
+            await volume.write(Box((3, 100, 100), (5, 150, 150)))
+
+    await asyncio.gather(
+        pyramid.propagate_channel(stores, job, progress),
+        pyramid.propagate_channel(stores, job, progress),
+        edit(),
+    )
+    await volume.finished()
+    await volume.refresh()
+    assert (await volume.now()).propagate == 2
+    assert await volume.wrong() == []
+
+
+async def test_a_cancelled_build_leaves_a_channel_that_is_not_propagated(stores: Stores) -> None:
+    volume = await volume_of(stores)
+    await volume.write()
+    await set_propagation(stores, [volume.channel], [1])
+    [job] = await stores.jobs.jobs()
+    assert await cancel_job(stores, job.id)
+    assert not await cancel_job(stores, job.id)
+    assert (await volume.now()).propagate == 0
+
+    async def lost(done_units: int, total_units: int, detail: Mapping[str, Any]) -> None:
+        raise JobLost(job.id)
+
+    with pytest.raises(JobLost):
+        await pyramid.propagate_channel(stores, job, lost)
+
+
+async def test_a_deleted_channel_is_not_built(stores: Stores) -> None:
+    volume = await volume_of(stores)
+    await set_propagation(stores, [volume.channel], [1])
+    [job] = await stores.jobs.jobs()
+    await stores.catalog.delete_channel("proj", "em")
+    with pytest.raises(NotFound):
+        await pyramid.propagate_channel(stores, job, _nowhere)
+    await pyramid.refresh_channel(stores, job, _nowhere)
+
+
+async def _nowhere(done_units: int, total_units: int, detail: Mapping[str, Any]) -> None:
+    """Nobody asks."""
+
+
+async def test_a_level_is_not_made_of_an_old_one(stores: Stores) -> None:
+    volume = await volume_of(stores)
+    await volume.write()
+    await volume.propagate()
+    await volume.write(Box((0, 0, 0), (2, 40, 40)))
+    work = pyramid._Work(stores, volume.channel, volume.geometry, pyramid.at_once)
+    first, second, _ = [s for s in stages(volume.geometry, 0) if not s.neariso]
+    before = await stored(stores, volume.channel, second)
+    assert [count async for count in pyramid._rebuilt(work, second)] == [0]
+    assert np.array_equal(await stored(stores, volume.channel, second), before)
+    assert [count async for count in pyramid._rebuilt(work, first)] == [1]
+    assert [count async for count in pyramid._rebuilt(work, second)] == [1]
+
+
+def test_the_model_of_these_tests_halves_by_hand() -> None:
+    dataset = Dataset("d", 4, 4, 1, user=1, scalinglevels=1, zvoxelres=10.0)
+    channel = Channel(1, "p", "c", "image", "uint8")
+    base = np.arange(16, dtype="u1").reshape(1, 4, 4)
+    [(_, level)] = recomputed(base, dataset.geometry, channel, Rule.NEAREST).items()
+    assert level.tolist() == [[[5, 7], [13, 15]]]
