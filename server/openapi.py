@@ -13,6 +13,7 @@ DESCRIPTIONS = {
     "channels": "one or more channel names with commas between",
     "channel": "a channel name, or `default`",
     "count": "how many",
+    "values": "a state for all channels, or one each: 1 to build, 0 to give up",
     "colours": (
         "channel names with commas between, each perhaps with a colon and one of C, M, Y, R, G, B"
     ),

@@ -45,7 +45,6 @@ PARTS = {
     "channel": r"\w+",
     "count": r"[0-9]{1,20}",
     "values": r"[^/]+",
-    "job": r"[^/]+",
     "colours": r"[\w,:+]+",
     "ids": r"[0-9,]+",
     "slices": r"[0-9]{1,19}",

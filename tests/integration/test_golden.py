@@ -24,6 +24,8 @@ WHOLE = (
     "jpeg-tiff",
     "datatypes",
     "annotation-labels",
+    "propagate-isotropic",
+    "propagate-zslices",
 )
 
 

@@ -345,15 +345,18 @@ async def test_a_build_goes_on_where_it_was(
 async def test_two_who_build_at_once_build_the_same(stores: Stores) -> None:
     volume = await volume_of(stores, dataset={"ximagesize": 1000})
     await volume.write()
+    before = volume.base
     await set_propagation(stores, [volume.channel], [1])
     [job] = await stores.jobs.jobs()
 
     async def progress(done_units: int, total_units: int, detail: Mapping[str, Any]) -> None:
         await asyncio.sleep(0)
 
+    box = Box((3, 100, 100), (5, 150, 150))
+
     async def edit() -> None:
-        for _ in range(5):
-            await volume.write(Box((3, 100, 100), (5, 150, 150)))
+        for _ in range(5):  # as requests that began before
+            await write_box(stores, before, 0, box, volume.random(box), op=WriteOp.REPLACE)
 
     await asyncio.gather(
         pyramid.propagate_channel(stores, job, progress),
