@@ -65,6 +65,8 @@ KERNEL_BUFFER_BYTES = 4 * MIB
 # What a request without a payload counts, so that a million of them are bounded too.
 SMALL_BYTES = 4 << 10
 HEARTBEAT_S = 10
+# A node gathers a page in its heap, and rows may be cuboids.
+UNPREPARED_PAGE_ROWS = 100
 
 
 class Consistency(enum.Enum):
@@ -370,7 +372,9 @@ class Driver:
             raise StoreUnavailable("the node is not part of the cluster")
         random.shuffle(hosts)
         hosts = self.lanes.sorted(hosts)
-        statement = SimpleStatement(cql, consistency_level=ConsistencyLevel.LOCAL_ONE)
+        statement = SimpleStatement(
+            cql, consistency_level=ConsistencyLevel.LOCAL_ONE, fetch_size=UNPREPARED_PAGE_ROWS
+        )
         once = not cql.lstrip().upper().startswith(("SELECT", "DESCRIBE"))
         rows: list[Row] = []
         state: bytes | None = None
