@@ -37,8 +37,10 @@ FOLDERS = 16
 # emptied down to `KEPT` of it: with up to 16 processes the limit holds.
 LOOK_SHARE = 1 / 64
 KEPT = 3 / 4
-# The largest picture, as a share of a folder's space: a few must not push out all others.
+# The largest picture, as a share of a folder's space and in bytes: a few must not push out all
+# others, and who asks has not set memory aside for it.
 LARGEST_SHARE = 1 / 8
+LARGEST_BYTES = 8 << 20
 # The store needs room more than the cache does: with less free space than this nothing is kept.
 KEEP_FREE_BYTES = 1 << 30
 # Who writes a file takes milliseconds; an older one was left behind.
@@ -81,6 +83,7 @@ class PictureCache:
     ) -> None:
         self._folder = folder
         self._share_bytes = limit_bytes // FOLDERS
+        self._largest_bytes = min(int(self._share_bytes * LARGEST_SHARE), LARGEST_BYTES)
         self._keep_free_bytes = keep_free_bytes
         self._added: dict[str, int] = {}  # by folder, since this process looked through it
         self._numbers = itertools.count()
@@ -106,8 +109,6 @@ class PictureCache:
         try:
             content = self._content(path)
         except OSError:
-            content = None
-        if content is None:
             self.counts["pictures_missed"] += 1
             return None
         kept_versions, picture = _unpacked(content, key)
@@ -125,7 +126,7 @@ class PictureCache:
         """Keep a picture, as far as there is room; any failure is only counted and logged."""
         path = self._path(key)
         size = _HEADER.size + len(picture)
-        if size > self._share_bytes * LARGEST_SHARE:
+        if size > self._largest_bytes:
             return
         try:
             if not self._has_room(path.parent, size):
@@ -139,12 +140,12 @@ class PictureCache:
         name = key.hex()
         return self._folder / name[0] / name
 
-    def _content(self, path: Path) -> bytes | None:
-        """All of a file; None if it is larger than any that was put."""
+    def _content(self, path: Path) -> bytes:
+        """All of a file; nothing if it is larger than any that was put."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
             size = os.fstat(fd).st_size
-            if size > self._share_bytes:
+            if size > self._largest_bytes:
                 return b""
             return os.read(fd, size + 1)
         finally:

@@ -8,7 +8,9 @@ import pytest
 
 from ndcass.server import pictures
 from ndcass.store.embedded import open_embedded
+from ndcass.store.memory import MemoryStores
 from ndcass.store.picture_cache import PictureCache
+from tests.full_disk import file_size_limit
 from tests.server.pictured import CORNER, SHAPE, make_pictured, picture, post, voxels_of
 from tests.server.running import Running, running
 
@@ -149,6 +151,26 @@ async def test_damaged_files_are_drawn_anew(cached: Running, tmp_path: Path) -> 
         assert len(files) == 1, number
         files[0].write_bytes(garbage)
         assert np.array_equal(await picture(cached, TILE), whole)
+
+
+async def test_a_full_disk_under_the_cache_fails_no_request(
+    tmp_path: Path, cache: PictureCache
+) -> None:
+    async with running(MemoryStores(), pictures=cache) as app:
+        await make_pictured(app)
+        with file_size_limit(3000):
+            for path in EVERY_KIND:
+                assert (await app.get(path)).status == 200
+    assert cache.counts["pictures_not_written"] > 0
+    assert not list((tmp_path / "pictures").rglob("*.new"))
+
+
+async def test_the_metrics_tell_what_the_cache_does(cached: Running) -> None:
+    for _ in range(3):
+        await picture(cached, TILE)
+    text = await (await cached.get("/metrics")).text()
+    assert 'event="pictures_hit"} 2' in text
+    assert 'event="pictures_kept"} 1' in text
 
 
 # -- what the client has
