@@ -23,7 +23,7 @@ from ndcass.concurrency import CPU_CORES, OneBehind, bounded_map, one_ahead, run
 from ndcass.errors import BadBody, CorruptValue, InvalidRequest, NotFound, ReadOnly, TooLarge
 from ndcass.geometry import Box, Level, Zyx
 from ndcass.merge import WriteOp
-from ndcass.model import NOT_PROPAGATED, Channel, TokenView
+from ndcass.model import NOT_PROPAGATED, PROPAGATED, UNDER_PROPAGATION, Channel, TokenView
 from ndcass.plan import Part, plan_parts, plan_slabs
 from ndcass.propagation import check_unlocked
 from ndcass.resample import Source
@@ -134,9 +134,6 @@ class Place(NamedTuple):
         return [self.address(t, part.morton) for part in self.parts(box)]
 
 
-PROPAGATED = 2  # `propagate` of a channel whose pyramid was built
-
-
 def reading_place(
     view: TokenView,
     channel: Channel,
@@ -161,7 +158,8 @@ def reading_place(
     base = channel.resolution
     if level == base:
         return Place(channel, asked, neariso)
-    built = channel.propagate == PROPAGATED or (unfinished and channel.propagate > 0)
+    built = channel.propagate == PROPAGATED
+    built = built or (unfinished and channel.propagate == UNDER_PROPAGATION)
     own = built or (neariso and asked.neariso_scaledown > 1)
     if level > base and own:
         return Place(channel, asked, neariso)

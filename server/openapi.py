@@ -52,6 +52,7 @@ DESCRIPTIONS = {
     "viking_tile": "`level/Xcolumn_Yrow_Zslice.png`",
     "voxel": "`level/x/y/z/`, in voxels of the level",
     "corner": "`level/x/y/z/`: where the first voxel of the first page goes",
+    "nifti_options": "nothing, `create/` to make the channel, `annotations/` for labels, or both",
     "ids": "one or more labels with commas between",
 }
 TAGS = {Plane.DATA: "volumes", Plane.RESOURCE: "resources", Plane.OWN: "operations"}

@@ -10,6 +10,7 @@ from ndcass.server.handlers import (
     health,
     info,
     label,
+    nifti,
     overlay,
     page,
     posted_cutout,
@@ -74,6 +75,8 @@ ROUTES = (
     Route("GET", "/viz/{rest}", viewer.redirect, "On to the viewer of the original."),
     Route("GET", "/sd/{token}/[{channels}/]id/{voxel}", label.read_id, "The label at a voxel."),
     Route("GET", "/sd/{token}/[{channels}/]ids/{box}", label.read_ids, "All labels in a box."),
+    Route("GET", "/sd/{token}/[{channels}/]nii/", nifti.read_nifti, "A whole channel at level 0 as NIfTI."),
+    Route("POST", "/sd/{token}/[{channels}/]nii/{nifti_options}", nifti.write_nifti, "Replace a whole channel at level 0, or make it.", aliases=("/sd/{token}/[{channels}/]nii",)),
     Route("GET", _LABELS_PLANE, label.read_slice, "A plane of some labels of a channel as PNG."),
     # -- pyramids
     Route("GET", "/sd/{token}/{channels}/getPropagate/", propagate.read_propagate, "The states of the pyramids of some channels."),

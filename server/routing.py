@@ -58,7 +58,9 @@ PARTS = {
     # The original tolerates such behind `info` and `projinfo`.
     "junk": r"[\w,/]*",
 }
-TAILS = frozenset("box plane voxel corner tile viking_tile region percent rest".split())
+TAILS = frozenset(
+    "box plane voxel corner nifti_options tile viking_tile region percent rest".split()
+)
 # The answer repeats the path in its text, but not megabytes of it.
 SHOWN_CHARACTERS = 200
 

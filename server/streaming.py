@@ -4,8 +4,10 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
@@ -14,7 +16,7 @@ from ndcass.concurrency import run_cpu
 from ndcass.errors import BadBody, InvalidOption, TooLarge
 from ndcass.server.app_keys import SETTINGS
 from ndcass.server.exchange import exchange_of
-from ndcass.server.formats.base import StreamDecoder, Voxels
+from ndcass.server.formats.base import StreamDecoder, StreamEncoder, Voxels, as_voxels
 from ndcass.server.headers import expects_continue, set_headers
 
 # One call to the socket: a larger one is cut by the kernel anyhow.
@@ -133,7 +135,18 @@ async def receive(
     *,
     in_thread: bool,
 ) -> None:
-    """Decode a body while it arrives and hand on its voxels.
+    """Decode a body while it arrives and hand on its voxels; fails as `decoded` does."""
+    async with contextlib.aclosing(
+        decoded(request, body, decoder, in_thread=in_thread)
+    ) as arriving:
+        async for piece in arriving:
+            await feed(piece)
+
+
+async def decoded(
+    request: web.Request, body: Body, decoder: StreamDecoder, *, in_thread: bool
+) -> AsyncGenerator[Voxels, None]:
+    """The voxels of a body while it arrives.
 
     Raises
     ------
@@ -149,27 +162,21 @@ async def receive(
                 raise BadBody(f"the body has more than the {body.limit_bytes} bytes of this box")
             if not in_thread:
                 for piece in decoder.feed(chunk):
-                    await feed(piece)
+                    yield piece
                 continue
             gathered += chunk
             if len(gathered) >= GATHER_BYTES:
-                await _decode(decoder, bytes(gathered), feed)
+                # One chunk, in steps of bounded size in a thread: a small one may hold very much.
+                steps = iter(decoder.feed(bytes(gathered)))
                 gathered.clear()
+                while (step := await run_cpu(_next, steps)) is not None:
+                    yield step
     if gathered:
-        await _decode(decoder, bytes(gathered), feed)
+        steps = iter(decoder.feed(bytes(gathered)))
+        while (step := await run_cpu(_next, steps)) is not None:
+            yield step
     for piece in decoder.finish():
-        await feed(piece)
-
-
-async def _decode(
-    decoder: StreamDecoder,
-    chunk: bytes,
-    feed: Callable[[Voxels], Awaitable[None]],
-) -> None:
-    """One chunk, in steps of bounded size in a thread: a small one may hold very much."""
-    steps = iter(decoder.feed(chunk))
-    while (piece := await run_cpu(_next, steps)) is not None:
-        await feed(piece)
+        yield piece
 
 
 def _next(steps: Iterator[Voxels]) -> Voxels | None:
@@ -221,6 +228,31 @@ class VoxelResponse(web.StreamResponse):
             headers["Connection"] = "keep-alive"
         lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
         return f"HTTP/{version.major}.{version.minor} 200 OK\r\n{lines}\r\n\r\n".encode()
+
+
+async def encoded(
+    encoder: StreamEncoder,
+    slabs: AsyncGenerator[npt.NDArray[Any], None],  # which type is only known at run time
+    transform: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
+) -> Pieces:
+    """A body in pieces, none of them empty, while its voxels are read.
+
+    `transform`, if there is one, makes what is sent of each slab, in a thread.
+    """
+    head = encoder.head()
+    if head:
+        yield head
+    async with contextlib.aclosing(slabs) as voxels:
+        async for slab in voxels:
+            if transform is not None:
+                slab = await run_cpu(transform, slab)
+            view = as_voxels(np.ascontiguousarray(slab))
+            piece = await run_cpu(encoder.piece, view) if encoder.cpu else encoder.piece(view)
+            if piece:
+                yield piece
+    tail = await run_cpu(encoder.tail) if encoder.cpu else encoder.tail()
+    if tail:
+        yield tail
 
 
 async def send_pieces(

@@ -7,7 +7,7 @@ a whole.
 import contextlib
 import math
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from ndcass.server.cutout import (
 )
 from ndcass.server.exchange import exchange_of
 from ndcass.server.formats import blosc, jpeg
-from ndcass.server.formats.base import Layout, StreamEncoder, as_voxels
+from ndcass.server.formats.base import Layout, StreamEncoder
 from ndcass.server.formats.blosc import encode_blosc
 from ndcass.server.formats.diff import DTYPE as DIFF_DTYPE
 from ndcass.server.formats.diff import differences
@@ -42,7 +42,7 @@ from ndcass.server.formats.tiff import TiffEncoder
 from ndcass.server.formats.zip import ZipEncoder
 from ndcass.server.freshness import note_cutout
 from ndcass.server.match import Match
-from ndcass.server.streaming import Pieces, VoxelResponse, send_pieces
+from ndcass.server.streaming import Pieces, VoxelResponse, encoded, send_pieces
 from ndcass.server.transform import Transform
 from ndcass.server.volume_params import parse_volume
 from ndcass.volume import (
@@ -139,7 +139,7 @@ async def _send_stream(
     usage = exchange_of(request).usage
     store = request.app[STORES].cuboids
     voxels = stream_slabs(store, slabs, dtype=dtype, usage=usage)
-    pieces = _encoded(encoder, voxels, transform)
+    pieces = encoded(encoder, voxels, None if transform.is_identity else transform.apply)
     async with request.app[MEMORY].hold(buffer_bytes(cutout)):
         return await send_pieces(
             request,
@@ -157,26 +157,6 @@ def _encoding(request: web.Request, service: str) -> str | None:
     if encoding not in ("gzip", "lz4"):
         raise InvalidOption(f"encoding={encoding[:80]} is unknown; known are gzip, lz4")
     return encoding
-
-
-async def _encoded(
-    encoder: StreamEncoder, slabs: AsyncGenerator[Voxels, None], transform: Transform
-) -> Pieces:
-    """The answer in pieces, the first of them not empty."""
-    head = encoder.head()
-    if head:
-        yield head
-    async with contextlib.aclosing(slabs) as voxels:
-        async for slab in voxels:
-            if not transform.is_identity:
-                slab = await run_cpu(transform.apply, slab)
-            view = as_voxels(np.ascontiguousarray(slab))
-            piece = await run_cpu(encoder.piece, view) if encoder.cpu else encoder.piece(view)
-            if piece:
-                yield piece
-    tail = await run_cpu(encoder.tail) if encoder.cpu else encoder.tail()
-    if tail:
-        yield tail
 
 
 def _encoder(service: str, layout: Layout) -> StreamEncoder:

@@ -6,6 +6,7 @@ from aiohttp import web
 from ndcass.concurrency import run_cpu
 from ndcass.errors import InvalidRequest, TooLarge
 from ndcass.geometry import Box
+from ndcass.propagation import check_unlocked
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
 from ndcass.server.cutout import channel_of, write_op_for
@@ -29,6 +30,7 @@ async def write_tiff(request: web.Request, match: Match) -> web.StreamResponse:
     place = writing_place(view, channel, params.level)
     corner = place.level.stored_box(params.box).start_zyx
     check_writable(channel)
+    await check_unlocked(request.app[STORES], channel)
     op = write_op_for(channel, request.query.get("write"), frozenset())
     limits, memory = request.app[SETTINGS].server, request.app[MEMORY]
     room = Box(corner, place.level.size_zyx).voxels * channel.dtype.itemsize

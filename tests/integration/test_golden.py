@@ -26,6 +26,7 @@ WHOLE = (
     "annotation-labels",
     "propagate-isotropic",
     "propagate-zslices",
+    "nifti",
 )
 
 
