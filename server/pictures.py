@@ -115,7 +115,7 @@ async def send_picture(request: web.Request, drawing: Drawing, what: str) -> web
     whether they have the picture without anybody drawing it.
     """
     check_size(request, drawing, what)
-    await note_boxes(request, ((layer.place, (layer.t,), layer.box) for layer in drawing.layers))
+    await note_drawings(request, [drawing])
     if drawing.cuboid_count > MAX_NAMED_CUBOIDS:
         async with request.app[MEMORY].hold(drawing.memory_bytes):
             planes = await read_planes(request, drawing)
@@ -167,6 +167,12 @@ def check_size(request: web.Request, drawing: Drawing, what: str) -> None:
         raise TooLarge(f"voxels of the {what}", asked=asked, limit=limits.max_cutout_bytes)
     for layer in drawing.layers:
         exchange_of(request).usage.check_source(source_bytes([layer.place], layer.box, 1))
+
+
+async def note_drawings(request: web.Request, drawings: Sequence[Drawing]) -> None:
+    """Have the answer say whether what it shows of derived levels is fresh."""
+    layers = [layer for drawing in drawings for layer in drawing.layers]
+    await note_boxes(request, [(layer.place, (layer.t,), layer.box) for layer in layers])
 
 
 async def read_planes(request: web.Request, drawing: Drawing) -> Sequence[Voxels]:

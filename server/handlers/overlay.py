@@ -14,7 +14,7 @@ from ndcass.server.app_keys import MEMORY, SETTINGS
 from ndcass.server.cutout import resolve
 from ndcass.server.formats.png import CONTENT_TYPE, encode_png
 from ndcass.server.match import Match
-from ndcass.server.pictures import check_size, read_planes, slice_drawing
+from ndcass.server.pictures import check_size, note_drawings, read_planes, slice_drawing
 from ndcass.server.volume_params import VolumeParams, parse_plane
 
 
@@ -39,6 +39,7 @@ async def read_overlay(request: web.Request, match: Match) -> web.StreamResponse
     second = await _layer(request, match, params, "second")
     limit = request.app[SETTINGS].server.max_slice_bytes
     own = [layer.drawing for layer in (first, second) if isinstance(layer, _Own)]
+    await note_drawings(request, own)
     # Four pictures are alive at once, as wide numbers; a foreign one may be as large as any.
     sizes = [drawing.plane_bytes for drawing in own] or [limit]
     async with request.app[MEMORY].hold(sum(d.memory_bytes for d in own) + 16 * max(sizes)):

@@ -1,5 +1,6 @@
 """Pictures that were drawn before: from the cache and from the client's, and never old."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
 from ndcass.store.picture_cache import PictureCache
 from tests.full_disk import file_size_limit
-from tests.server.pictured import CORNER, SHAPE, make_pictured, picture, post, voxels_of
+from tests.server.pictured import CORNER, SHAPE, make_pictured, picture, pixels, post, voxels_of
 from tests.server.running import Running, running
 
 SLICE = "/nd/sd/v/u8/xy/0/450,580/100,190/9/"
@@ -108,6 +109,23 @@ async def test_a_coarse_picture_of_a_channel_without_a_pyramid_follows_its_base(
     after = await picture(cached, path)
     assert not np.array_equal(before, after)
     assert (after[60:90, 230:280] == 200).all()
+
+
+async def test_an_edit_shows_in_the_tiles_of_a_coarser_level_that_say_they_are_fresh(
+    cached: Running,
+) -> None:
+    path = "/nd/catmaid/v/u8/xy/9/0_0_1.png"
+    answer = await cached.get("/nd/sd/v/u8/setPropagate/1/", user="admin")
+    assert answer.status == 200, await answer.text()
+    for value in (0, 210, 220):
+        if value:
+            await post(cached, "v/u8", np.full(SHAPE, value, dtype="u1"), CORNER)
+        async with asyncio.timeout(30):
+            while (tile := await cached.get(path)).headers["X-Volume-Fresh"] == "false":
+                await asyncio.sleep(0.02)
+        area = (await pixels(tile))[60:90, 230:280]
+        assert area.any()
+        assert not value or (area == value).all()
 
 
 async def test_a_changed_window_is_seen_at_once(cached: Running) -> None:

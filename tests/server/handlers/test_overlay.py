@@ -99,6 +99,16 @@ async def test_too_large_layers_are_413() -> None:
         assert str(4 * 50 * 60) in await answer.text()
 
 
+async def test_an_overlay_says_whether_its_layers_are_fresh(app: Running) -> None:
+    await app.make_volume("w", scalinglevels=1)
+    body = {"channel_name": "p", "channel_type": "image", "channel_datatype": "uint8"}
+    await app.make("dataset/w/project/w/channel/p/", {**body, "propagate": 1})
+    fine = await app.get(overlay(app, ".5", "w/p", "w/img", "xy/0/0,9/0,9/0/"))
+    assert (fine.status, fine.headers.get("X-Volume-Fresh")) == (200, None)
+    coarse = await app.get(overlay(app, ".5", "w/p", "w/img", "xy/1/0,9/0,9/0/"))
+    assert (coarse.status, coarse.headers.get("X-Volume-Fresh")) == (200, "true")
+
+
 # -- other servers
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

@@ -12,9 +12,10 @@ from ndcass.errors import CorruptValue, StoreUnavailable
 from ndcass.merge import CuboidRow, WriteOp
 from ndcass.store.base import PLAIN, CuboidAddress
 from ndcass.store.cassandra import buckets
+from ndcass.store.cassandra.buckets import Heads
 from ndcass.store.cassandra.cuboids import CassandraCuboids
 from ndcass.store.cassandra.driver import Consistency, Driver
-from ndcass.store.cassandra.rows import Bucket, Head
+from ndcass.store.cassandra.rows import BASE, WRITE, Bucket, Head, Pointer
 from ndcass.store.cassandra.tiers import Tiers, Windows
 from tests.store_contract import write_of
 
@@ -27,6 +28,29 @@ _KEY = (
 )
 
 Voxels = npt.NDArray[Any]  # whatever type a test stores
+
+
+def head(kind: int, write_id: bytes) -> Head:
+    box = (1, 1, 1)
+    return Head(3, kind, write_id, WriteOp.MERGE, (0, 0, 0), box, box, 99, 1)
+
+
+def test_a_version_names_the_base_and_what_is_not_in_it() -> None:
+    """All that a reader would merge, and nothing else."""
+    ids = [bytes([number]) * 16 for number in range(1, 6)]
+    empty = Heads()
+    written = Heads([head(WRITE, ids[0]), head(WRITE, ids[1])])
+    more = Heads([*written.writes, head(WRITE, ids[3])])
+    folded = Heads(more.writes, {ids[2]: head(BASE, ids[2])}, Pointer(ids[2], ids[1], 0))
+    swept = Heads(more.writes[2:], folded.bases, folded.pointer)
+    folded_all = Heads(more.writes, {ids[4]: head(BASE, ids[4])}, Pointer(ids[4], ids[3], 0))
+    torn = Heads(more.writes, {}, folded_all.pointer)
+    assert empty.version == b""
+    kinds = [found.version for found in (empty, written, more, folded, folded_all)]
+    assert len(set(kinds)) == len(kinds)
+    # What was folded may be swept at any time, and a base be met late.
+    assert swept.version == folded.version
+    assert torn.version == folded_all.version
 
 
 class Volume:
