@@ -40,6 +40,7 @@ TEST = [
     "blockbuster>=1.5,<2",
     "hypothesis>=6.100,<7",
     "mypy>=1.13,<3",
+    "playwright>=1.49,<2",  # drives the browser of the system; it brings none
     "psutil>=6,<8",
     "pytest>=8.3,<10",
     "pytest-asyncio>=0.25,<2",
@@ -75,7 +76,7 @@ setup(
         "ndcass": ["py.typed"],
         "ndcass.conf": ["*.yaml", "workloads/*.yaml", "cassandra/*"],
         "ndcass.schema": ["*.cql"],
-        "ndcass.server": ["templates/*", "*.html", "handlers/*.html"],
+        "ndcass.server": ["templates/*", "static/*"],
     },
     install_requires=RUNTIME,
     extras_require={"test": TEST},

@@ -87,8 +87,7 @@ async def order(
     }
 
     async def submit(key: str) -> Job:
-        detail = {"project": channel.project, "channel": channel.name, "key": key}
-        return await stores.jobs.submit(HISTOGRAM_JOB, channel.id, detail)
+        return await stores.jobs.submit(HISTOGRAM_JOB, channel.id, {"key": key})
 
     new = [key for key in dict.fromkeys(keys) if key not in waiting]
     submitted = await bounded_map(submit, new, limit=_SUBMITTED_AT_ONCE)

@@ -130,6 +130,9 @@ ROUTES = (
     Route("DELETE", _TOKEN, project.delete_token, "Delete a token; what it led to stays."),
     # -- operations
     Route("GET", "/", page.read_page, "The page that lists what is public."),
+    Route("GET", "/view/{token}/", page.read_project, "A page about a project."),
+    Route("GET", "/view/{token}/{channel}/", page.read_channel, "A page that shows a channel, section by section."),
+    Route("GET", "/static/{console.css|console.js|icon.svg}", page.read_asset, "What pages load."),
     Route("GET", "/healthz", health.healthz, "200 while the process lives."),
     Route("GET", "/readyz", health.readyz, "200 when the store answers, else 503 with the reason."),
     Route("GET", "/metrics", health.read_metrics, "Numbers for Prometheus."),

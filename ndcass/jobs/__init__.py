@@ -22,7 +22,7 @@ def handlers(turn: Turn = at_once) -> Mapping[str, Handler]:
     return {
         DELETE_JOB: delete_channel,
         FOLD_JOB: fold_channel,
-        HISTOGRAM_JOB: count_channel,
+        HISTOGRAM_JOB: partial(count_channel, turn=turn),
         PROPAGATE_JOB: partial(propagate_channel, turn=turn),
         REFRESH_JOB: partial(refresh_channel, turn=turn),
     }

@@ -14,10 +14,12 @@ import numpy as np
 from ndcass import morton
 from ndcass.concurrency import run_cpu
 from ndcass.errors import NotFound
-from ndcass.geometry import Box
+from ndcass.geometry import Box, level_of
 from ndcass.histogram import Counts, Tally, bins_of, count
+from ndcass.jobs.pyramid import Turn, at_once
 from ndcass.jobs.runner import Progress
 from ndcass.plan import plan_parts
+from ndcass.propagation import geometry_of
 from ndcass.statistics import COUNTING_KIND, KIND, WHOLE, region_of
 from ndcass.store.base import CuboidAddress, Job, Stores
 from ndcass.volume import Place, Slab, Usage, Voxels, read_slabs
@@ -60,10 +62,12 @@ class _Target:
         return None if share is None else Slab(self.place, self.t, share)
 
 
-async def count_channel(stores: Stores, job: Job, progress: Progress) -> None:
+async def count_channel(
+    stores: Stores, job: Job, progress: Progress, *, turn: Turn = at_once
+) -> None:
     """Make the histogram that the job's detail names.
 
-    May stop anywhere and be run again.
+    May stop anywhere and be run again; `turn` is waited for before each unit.
 
     Raises
     ------
@@ -78,6 +82,7 @@ async def count_channel(stores: Stores, job: Job, progress: Progress) -> None:
     noted_s = time.monotonic()
     await progress(cuboids, max(total, cuboids), job.detail)
     async for codes in _units(stores, target, after=-1 if tally.place is None else tally.place):
+        await turn()
         counts = counts + await _counted(stores, target, codes, len(counts))
         cuboids += len(codes)
         if time.monotonic() - noted_s >= NOTE_EVERY_S:
@@ -92,11 +97,10 @@ async def count_channel(stores: Stores, job: Job, progress: Progress) -> None:
 
 
 async def _target_of(stores: Stores, job: Job, key: str) -> _Target:
-    project = await stores.catalog.project(str(job.detail["project"]))
-    channel = await stores.catalog.channel(project.name, str(job.detail["channel"]))
-    if channel.id != job.channel_id:
+    channel = await stores.catalog.live_channel(job.channel_id)
+    if channel is None:
         raise NotFound(f"there is no channel {job.channel_id} any more")
-    level = (await stores.catalog.dataset(project.dataset)).level(channel.resolution)
+    level = level_of(await geometry_of(stores, channel), channel.resolution)
     whole = key == WHOLE
     box = level.stored_box(level.box if whole else region_of(key))
     return _Target(Place(channel, level), channel.starttime, box, whole)

@@ -10,12 +10,13 @@ from aiohttp import web
 
 from ndcass import statistics
 from ndcass.concurrency import run_cpu
-from ndcass.errors import BadBody, InvalidRequest, NotFound
+from ndcass.errors import BadBody, InvalidRequest
 from ndcass.geometry import Box
 from ndcass.histogram import Histogram
 from ndcass.model import Channel, TokenView
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import STORES
+from ndcass.server.cutout import channel_of
 from ndcass.server.match import Match
 from ndcass.server.params import json_body
 
@@ -183,11 +184,7 @@ async def _open(
 ) -> tuple[TokenView, Channel]:
     """What a token and a channel's name lead to; whoever has work done needs to be allowed to."""
     view = await open_token(request, match.token, write=write)
-    name = match.names["channel"]
-    channel = view.channel(name)
-    if channel is None:
-        raise NotFound(f"token {match.token} has no channel {name[:80]}")
-    return view, channel
+    return view, channel_of(view, match.names["channel"])
 
 
 # -- answers

@@ -221,6 +221,22 @@ async def test_a_job_that_is_taken_over_goes_on_and_counts_nothing_twice(
 
 
 @pytest.mark.usefixtures("notes_every_cuboid")
+async def test_each_unit_waits_for_its_turn(stores: Stores) -> None:
+    channel, _ = await filled(stores)
+    [job] = await ordered(stores, channel)
+    turns: list[str] = []
+
+    async def turn() -> None:
+        turns.append("mine")
+
+    async def progress(done_units: int, total_units: int, detail: Mapping[str, Any]) -> None:
+        turns.append("noted")
+
+    await histogram_job.count_channel(stores, job, progress, turn=turn)
+    assert turns == ["noted", *["mine", "noted"] * 18, "noted"]
+
+
+@pytest.mark.usefixtures("notes_every_cuboid")
 async def test_notes_of_another_job_do_not_count(stores: Stores) -> None:
     channel, voxels = await filled(stores)
     [cancelled] = await ordered(stores, channel)
