@@ -40,9 +40,9 @@ async def read_overlay(request: web.Request, match: Match) -> web.StreamResponse
     limit = request.app[SETTINGS].server.max_slice_bytes
     own = [layer.drawing for layer in (first, second) if isinstance(layer, _Own)]
     await note_drawings(request, own)
-    # Four pictures are alive at once, as wide numbers; a foreign one may be as large as any.
+    # Two pictures, what they make and the PNG of that; a foreign one may be as large as any.
     sizes = [drawing.plane_bytes for drawing in own] or [limit]
-    async with request.app[MEMORY].hold(sum(d.memory_bytes for d in own) + 16 * max(sizes)):
+    async with request.app[MEMORY].hold(sum(d.memory_bytes for d in own) + 6 * max(sizes)):
         over = await _picture(request, match, params, first, limit)
         under = await _picture(request, match, params, second, limit)
         alpha = float(match.names["alpha"])
