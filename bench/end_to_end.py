@@ -9,6 +9,7 @@ speed changes from one second to the next.
 import argparse
 import asyncio
 import json
+import math
 import os
 import platform
 import statistics
@@ -108,7 +109,8 @@ def line(result: Result) -> str:
 
 def in_process(rounds: int) -> Iterator[Result]:
     """The warm box through the library, against numpy putting the cuboids together from RAM."""
-    from bench.embedded import read_warm_box  # imports the library only where it is measured
+    # Imports the library only where it is measured.
+    from bench.embedded import OTHER_LEVELS, read_other_level, read_warm_box
 
     library_s, numpy_s = asyncio.run(read_warm_box(rounds * 3))
     yield Result(
@@ -122,6 +124,24 @@ def in_process(rounds: int) -> Iterator[Result]:
             "numpy_gib_s": BOX_BYTES / 2**30 / statistics.median(numpy_s),
         },
     )
+    names = {
+        0: "box one level finer than is stored / numpy repeat",
+        2: "one coarser / numpy stride",
+    }
+    for level, name in names.items():
+        library_s, numpy_s = asyncio.run(read_other_level(level, rounds * 3))
+        mib = math.prod(OTHER_LEVELS[level]) / MIB
+        yield Result(
+            name,
+            statistics.median(b / a for a, b in zip(library_s, numpy_s, strict=True)),
+            None,
+            None,
+            smaller_is_better=False,
+            detail={
+                "library_mib_s": mib / statistics.median(library_s),
+                "numpy_mib_s": mib / statistics.median(numpy_s),
+            },
+        )
 
 
 # -- over REST

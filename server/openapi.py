@@ -64,6 +64,7 @@ OPTIONS = {
     ("POST", "raw"): [_WRITE, _DTYPE],
     ("POST", "npz"): [_WRITE],
     ("POST", "blosc"): [_WRITE],
+    ("POST", "blaze"): [_WRITE],
     ("POST", "hdf5"): [_WRITE],
     ("POST", "tiff"): [_WRITE],
 }

@@ -35,7 +35,7 @@ _RESERVE = "/{token}/{channel}/reserve/{count}/"
 _INFO = "/sd/{token}/info{junk}"
 _PROJINFO = "/sd/{token}/projinfo{junk}"
 _BOX = "/sd/{token}/[{channels}/]{npz|raw|zip|blosc|hdf5|jpeg|tiff|diff}/{box}"
-_POST_BOX = "/sd/{token}/[{channels}/]{npz|raw|blosc|hdf5}/{box}"
+_POST_BOX = "/sd/{token}/[{channels}/]{npz|raw|blosc|hdf5|blaze}/{box}"
 # Before the planes, for which their words would be channels.
 _MCFC = "/sd/{token}/[{channels}/]mcfc/{xy|xz|yz}/{plane}"
 _MINPROJ = "/sd/{token}/[{channels}/]minproj/{xy|xz|yz}/{box}"

@@ -27,7 +27,7 @@ class Transform:
         window = None
         if params.window is not None:
             window = window_bounds(params.window, channel.channel_datatype)
-            picture.window(np.zeros(1, dtype=channel.dtype), *window)  # refuses a bad one
+            picture.check_window(*window, dtype=channel.dtype)
         keep = None
         if params.filter_ids is not None:
             if not channel.is_annotation:

@@ -46,6 +46,7 @@ Voxels = npt.NDArray[Any]  # which type is only known at run time
 
 async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse:
     """POST a box in the format of the URL; 200 means that it is on disk."""
+    service = "blosc" if match.service == "blaze" else match.service
     view = await open_token(request, match.token, write=True)
     params = parse_volume(match.tail)
     if params.times == (0, 0):  # how an old client says that it has no time axis (data plane 2.3)
@@ -54,12 +55,12 @@ async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse
     places = [place for place in cutout.places if place is not None]
     if len(places) != len(cutout.places):
         raise NotFound(f"no channel {ZERO_CHANNEL}")
-    if match.service == "raw":
+    if service == "raw":
         _check_raw_type(request, cutout.first)
     for place in places:
         check_writable(place.channel)
         await check_unlocked(request.app[STORES], place.channel)
-    check_channels(cutout, match.service)
+    check_channels(cutout, service)
     option = request.query.get("write")
     ops = {write_op_for(place.channel, option, params.words) for place in places}
     if len(ops) > 1:
@@ -68,13 +69,13 @@ async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse
     layout = cutout.layout()
     size = math.prod(layout.shape) * _itemsize(places)
     limit = request.app[SETTINGS].server.max_body_bytes
-    share = BLOSC_SHARE if match.service == "blosc" else OVERHEAD_SHARE
+    share = BLOSC_SHARE if service == "blosc" else OVERHEAD_SHARE
     body = Body.of(request, size, limit=limit, share=share)
     usage = exchange_of(request).usage
     async with cutout_writer(request.app[STORES], op=op, usage=usage) as writer:
-        if match.service in STREAMED:
-            decoder = decoding(body.encoding, _decoder(match.service, layout))
-            compressed = match.service != "raw" or body.encoding is not None
+        if service in STREAMED:
+            decoder = decoding(body.encoding, _decoder(service, layout))
+            compressed = service != "raw" or body.encoding is not None
             async with (
                 request.app[MEMORY].hold(
                     BodyWriter.buffer_bytes(places[0], cutout.box, len(places) * len(cutout.times))
@@ -85,7 +86,7 @@ async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse
                 await voxels.finish()
         else:
             async with request.app[MEMORY].hold(WHOLE_MEMORY * size):
-                arrays = await _receive_whole(request, match.service, body, layout, cutout)
+                arrays = await _receive_whole(request, service, body, layout, cutout)
                 await _write_arrays(writer, places, cutout, arrays)
         await writer.commit()
     return web.Response(body=b"Success", headers={"Content-Type": "text/html"})

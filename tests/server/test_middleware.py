@@ -160,7 +160,7 @@ async def test_empty_channel_name_in_a_list_is_said_to_be_one(app: Running) -> N
 
 async def test_unknown_service_is_404_with_a_text() -> None:
     async with serving(hello) as app:
-        answer = await app.get("/nd/sd/t/c/jpeg/0/1,2/3,4/5,6/")
+        answer = await app.get("/nd/sd/t/c/gif/0/1,2/3,4/5,6/")
         assert answer.status == 404
         assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
         assert "no route fits" in await answer.text()

@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image
 
 from ndcass.config import ServerSettings, Settings
+from ndcass.server.formats.blosc import encode_blosc
 from ndcass.store.memory import MemoryStores
 from tests.server.running import Running, running
 
@@ -161,6 +162,19 @@ async def test_a_window_counts_for_every_channel_of_a_list(
     expected = np.clip(volume["u16"][0].astype(int), 10, 265) - 10
     assert np.array_equal(found[0], expected)
     assert np.array_equal(found[1], expected)
+
+
+async def test_blaze_takes_what_blosc_takes(app: Running, volume: dict[str, Voxels]) -> None:
+    """Also what is not aligned with cuboids."""
+    voxels = volume["u16"]
+    body = encode_blosc(voxels[np.newaxis] + np.uint16(1))
+    path = f"/nd/sd/v/u16/blaze/{BOX}/3,5/"
+    answer = await app.request("POST", path, user="admin", data=body)
+    assert (answer.status, await answer.text()) == (200, "Success")
+    assert np.array_equal((await app.read(f"v/u16/raw/{BOX}/3,5/"))[0], voxels + 1)
+    wrong = await app.request("POST", f"/nd/sd/v/u16/blaze/{BOX}/", user="admin", data=body)
+    assert wrong.status == 404
+    assert await app.status(path) == 400
 
 
 async def test_head_knows_how_long_a_tiff_is(app: Running, volume: dict[str, Voxels]) -> None:
