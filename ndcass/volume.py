@@ -388,6 +388,7 @@ async def _read_resampled(
         return
     cuboid_bytes = math.prod(place.cuboid_zyx) * out.dtype.itemsize
     z, y, x = slab.box.start_zyx
+    usage.check_source(resample.cuboids_under(slab.box, source) * cuboid_bytes)
     # Piece by piece, for a plan of all cuboids could take more memory than the voxels.
     for piece in resample.pieces(slab.box, source, CUBOIDS_TOGETHER):
         into = out[piece.shifted((-z, -y, -x)).slices()]

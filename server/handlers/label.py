@@ -13,6 +13,7 @@ from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
 from ndcass.server.cutout import buffer_bytes, channel_of, resolve
 from ndcass.server.exchange import exchange_of
+from ndcass.server.freshness import note_boxes, note_cutout
 from ndcass.server.match import Match
 from ndcass.server.pictures import send_picture, slice_drawing
 from ndcass.server.transform import Transform, Voxels
@@ -30,11 +31,13 @@ async def read_id(request: web.Request, match: Match) -> web.StreamResponse:
     channel = _one_annotation(channel_of(view, name) for name in match.channels or ("default",))
     # A pyramid that is not complete yet knows nothing of a voxel that the base has.
     place = reading_place(view, channel, params.level, unfinished=False)
+    box = place.level.stored_box(params.box)
+    await note_boxes(request, [(place, [channel.starttime], box)])
     voxels = await read_box(
         request.app[STORES].cuboids,
         place,
         channel.starttime,
-        place.level.stored_box(params.box),
+        box,
         usage=exchange_of(request).usage,
     )
     return _text(str(voxels.item()))
@@ -46,6 +49,7 @@ async def read_ids(request: web.Request, match: Match) -> web.StreamResponse:
     cutout = resolve(view, match.channels, parse_volume(match.tail))
     channel = _one_annotation(place.channel if place else None for place in cutout.places)
     transform = Transform.of(channel, cutout.params._replace(window=None))
+    await note_cutout(request, cutout)
     usage = exchange_of(request).usage
     usage.check_source(source_bytes(cutout.places, cutout.box, len(cutout.times)))
     size = cutout.box.voxels * len(cutout.times) * channel.dtype.itemsize

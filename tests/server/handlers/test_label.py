@@ -63,6 +63,14 @@ async def test_a_pyramid_that_is_there_is_asked(app: Running) -> None:
     assert await text(app, "deep/id/0/24/40/2/") == "7"
 
 
+async def test_answers_of_a_pyramid_say_whether_they_are_fresh(app: Running) -> None:
+    await deep_channel(app, propagate=2)
+    for path in ("id/2/6/10/2/", "ids/2/5,7/10,11/2,4/"):
+        answer = await app.get(f"/nd/sd/v/deep/{path}")
+        assert answer.headers["X-Volume-Fresh"] in ("true", "false")
+    assert "X-Volume-Fresh" not in (await app.get("/nd/sd/v/deep/id/1/6/10/2/")).headers
+
+
 async def test_the_start_time_is_what_is_asked(app: Running) -> None:
     body = {
         "channel_name": "late",
