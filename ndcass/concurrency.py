@@ -263,6 +263,49 @@ class Listener(Generic[T]):
         return heard
 
 
+class Aside:
+    """Makes calls one after another in a thread of its own, for those who do not wait for them.
+
+    What waits is bounded: a call that does not fit is not made. For work that may be left out, on a
+    disk that may be slow; nobody learns how it ended, so it has to see to its failures itself.
+
+    Parameters
+    ----------
+    limit_bytes : int
+        What the calls that wait may hold together.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ndcass-aside")
+
+    def offer(self, size_bytes: int, func: Callable[[], None]) -> bool:
+        """Have `func`, which holds so many bytes, called some time; False if it will not be."""
+        with self._lock:
+            if self._waiting_bytes + size_bytes > self._limit_bytes:
+                return False
+            self._waiting_bytes += size_bytes
+        self._thread.submit(self._call, size_bytes, func)
+        return True
+
+    def _call(self, size_bytes: int, func: Callable[[], None]) -> None:
+        try:
+            func()
+        finally:
+            with self._lock:
+                self._waiting_bytes -= size_bytes
+
+    def settle(self) -> None:
+        """Wait until all that was offered before is done."""
+        self._thread.submit(lambda: None).result()
+
+    def close(self) -> None:
+        """Leave out what still waits, and let the thread go."""
+        self._thread.shutdown(cancel_futures=True)
+
+
 class SharedCall(Generic[R]):
     """Answers many askers with one call, which begins after all of them asked.
 

@@ -223,8 +223,7 @@ async def _serve_until_stopped(
     parent = multiprocessing.parent_process()
     if parent is not None:  # without its supervisor a worker would never be stopped
         loop.add_reader(parent.sentinel, stop.set)
-    async with _open_stores(settings) as stores:
-        pictures = await run_cpu(open_pictures, settings)
+    async with _open_stores(settings) as stores, _open_pictures(settings) as pictures:
         app = make_app(settings, stores, metrics=metrics, pictures=pictures)
         runner = Runner(app, **server_options(settings.server))
         await runner.setup()
@@ -259,3 +258,13 @@ async def _open_stores(settings: Settings) -> AsyncIterator[Stores]:
         yield stores
     finally:
         await stores.close()
+
+
+@contextlib.asynccontextmanager
+async def _open_pictures(settings: Settings) -> AsyncIterator[PictureCache | None]:
+    pictures = await run_cpu(open_pictures, settings)
+    try:
+        yield pictures
+    finally:
+        if pictures is not None:
+            await run_cpu(pictures.close)

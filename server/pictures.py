@@ -132,14 +132,9 @@ async def send_picture(request: web.Request, drawing: Drawing, what: str) -> web
     if body is None:
         async with request.app[MEMORY].hold(drawing.memory_bytes):
             planes = await read_planes(request, drawing)
-
-            def encoded_and_kept() -> bytes:  # together: a change of thread costs as much as a file
-                body = _encoded(drawing, planes)
-                if cache is not None:
-                    cache.put(key, versions, body)
-                return body
-
-            body = await run_cpu(encoded_and_kept)
+            body = await run_cpu(_encoded, drawing, planes)
+        if cache is not None:
+            cache.keep(key, versions, body)
     return _png_response(body, headers)
 
 

@@ -21,12 +21,14 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from crc32c import crc32c
 
+from ndcass.concurrency import Aside
 from ndcass.store.base import VERSIONS_BYTES
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,8 @@ KEPT = 3 / 4
 # others, and who asks has not set memory aside for it.
 LARGEST_SHARE = 1 / 8
 LARGEST_BYTES = 8 << 20
+# Pictures that wait to be written; a disk that is slower than they are drawn keeps fewer.
+WAITING_BYTES = 32 << 20
 # The store needs room more than the cache does: with less free space than this nothing is kept.
 KEEP_FREE_BYTES = 1 << 30
 # Who writes a file takes milliseconds; an older one was left behind.
@@ -70,7 +74,7 @@ def key_of(asked: object) -> bytes:
 
 
 class PictureCache:
-    """Pictures by key and versions. Every method blocks on files, and any thread may call it.
+    """Pictures by key and versions. All methods but `keep` block on files, from whichever thread.
 
     Attributes
     ----------
@@ -88,6 +92,7 @@ class PictureCache:
         self._added: dict[str, int] = {}  # by folder, since this process looked through it
         self._numbers = itertools.count()
         self._silent_until_s = 0.0
+        self._aside = Aside(WAITING_BYTES)
         self.counts: Counter[str] = Counter()
 
     @classmethod
@@ -121,6 +126,19 @@ class PictureCache:
             return picture
         self.counts["pictures_missed"] += 1
         return None
+
+    def keep(self, key: bytes, versions: bytes, picture: bytes) -> None:
+        """Have a picture put in a moment, without waiting for the disk; or not, if that is slow."""
+        if not self._aside.offer(len(picture), partial(self.put, key, versions, picture)):
+            self.counts["pictures_not_written"] += 1
+
+    def settle(self) -> None:
+        """Wait until all that was kept is on disk."""
+        self._aside.settle()
+
+    def close(self) -> None:
+        """Let go of the thread that writes."""
+        self._aside.close()
 
     def put(self, key: bytes, versions: bytes, picture: bytes) -> None:
         """Keep a picture, as far as there is room; any failure is only counted and logged."""

@@ -3,11 +3,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NoReturn
 
 import pytest
 
 from ndcass.concurrency import (
+    Aside,
     ByteLimiter,
     GroupRunner,
     OneBehind,
@@ -829,3 +831,69 @@ async def test_nothing_is_ready_of_no_items() -> None:
         return item
 
     assert [result async for result in as_ready(work, [], limit=3)] == []
+
+
+# -- calls that nobody waits for
+
+
+def test_calls_aside_are_made_in_order_and_outside_the_caller_s_thread() -> None:
+    aside = Aside(limit_bytes=100)
+    seen: list[tuple[int, bool]] = []
+    here = threading.get_ident()
+
+    def note(number: int) -> None:
+        seen.append((number, threading.get_ident() != here))
+
+    for number in range(20):
+        assert aside.offer(1, partial(note, number))
+    aside.settle()
+    aside.close()
+    assert seen == [(number, True) for number in range(20)]
+
+
+def test_a_call_aside_that_does_not_fit_is_not_made() -> None:
+    aside = Aside(limit_bytes=10)
+    gate = threading.Event()
+    made: list[str] = []
+    assert aside.offer(6, lambda: made.append("first" if gate.wait(30) else "never"))
+    assert not aside.offer(5, lambda: made.append("too much"))
+    assert aside.offer(4, lambda: made.append("second"))
+    gate.set()
+    aside.settle()
+    assert made == ["first", "second"]
+    assert aside.offer(10, lambda: made.append("third"))
+    aside.settle()
+    aside.close()
+    assert made[-1] == "third"
+
+
+def test_a_call_aside_that_fails_gives_its_room_back_and_stops_no_other() -> None:
+    aside = Aside(limit_bytes=10)
+    made: list[int] = []
+    for number in range(3):
+        assert aside.offer(10, lambda: made.append(1 // 0))
+        aside.settle()
+        assert aside.offer(10, partial(made.append, number))
+        aside.settle()
+    aside.close()
+    assert made == [0, 1, 2]
+
+
+def test_what_waits_aside_is_left_out_at_the_end() -> None:
+    aside = Aside(limit_bytes=10)
+    gate, begun = threading.Event(), threading.Event()
+    made: list[int] = []
+
+    def first() -> None:
+        begun.set()
+        gate.wait(30)
+
+    aside.offer(1, first)
+    aside.offer(1, lambda: made.append(2))
+    assert begun.wait(30)
+    closing = threading.Thread(target=aside.close)
+    closing.start()
+    time.sleep(0.05)
+    gate.set()
+    closing.join(30)
+    assert made == []

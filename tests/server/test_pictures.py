@@ -1,7 +1,7 @@
 """Pictures that were drawn before: from the cache and from the client's, and never old."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,20 @@ SLICE = "/nd/sd/v/u8/xy/0/450,580/100,190/9/"
 TILE = "/nd/catmaid/v/u8/xy/9/0_0_0.png"
 
 
+class AtOnce(PictureCache):
+    """Keeps pictures before they are sent, so that a test knows what is there."""
+
+    def keep(self, key: bytes, versions: bytes, picture: bytes) -> None:
+        super().keep(key, versions, picture)
+        self.settle()
+
+
 @pytest.fixture
-def cache(tmp_path: Path) -> PictureCache:
-    found = PictureCache.open(tmp_path / "pictures", limit_bytes=64 << 20, keep_free_bytes=0)
+def cache(tmp_path: Path) -> Iterator[PictureCache]:
+    found = AtOnce.open(tmp_path / "pictures", limit_bytes=64 << 20, keep_free_bytes=0)
     assert found is not None
-    return found
+    yield found
+    found.close()
 
 
 @pytest.fixture

@@ -6,14 +6,22 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ndcass.store.picture_cache import FOLDERS, KEY_BYTES, PictureCache, key_of
+from ndcass.store.picture_cache import (
+    FOLDERS,
+    KEY_BYTES,
+    WAITING_BYTES,
+    PictureCache,
+    key_of,
+)
 from tests.full_disk import file_size_limit
 
 LIMIT = 64 << 20
@@ -91,6 +99,35 @@ def test_pictures_are_for_their_owner_only(cache: PictureCache, tmp_path: Path) 
     (path,) = files(tmp_path)
     assert path.stat().st_mode & 0o077 == 0
     assert path.parent.stat().st_mode & 0o077 == 0
+
+
+def wait_for(blocked: threading.Event) -> None:
+    """As long as a test wants, but not for ever."""
+    blocked.wait(30)
+
+
+def test_who_keeps_a_picture_does_not_wait_for_the_disk(cache: PictureCache) -> None:
+    blocked = threading.Event()
+    cache._aside.offer(0, partial(wait_for, blocked))
+    cache.keep(key_of("a"), OLD, picture(1))
+    assert cache.get(key_of("a"), OLD) is None
+    blocked.set()
+    cache.settle()
+    assert cache.get(key_of("a"), OLD) == picture(1)
+    cache.close()
+
+
+def test_a_disk_that_is_too_slow_keeps_fewer_pictures(cache: PictureCache) -> None:
+    blocked = threading.Event()
+    cache._aside.offer(0, partial(wait_for, blocked))
+    most = WAITING_BYTES // 400_000
+    for number in range(most + 5):
+        cache.keep(key_of(number), OLD, picture(number, 400_000))
+    blocked.set()
+    cache.settle()
+    assert cache.counts["pictures_kept"] == most
+    assert cache.counts["pictures_not_written"] == 5
+    cache.close()
 
 
 # -- damage
