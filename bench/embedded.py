@@ -11,6 +11,7 @@ from ndcass import resample, volume
 from ndcass.geometry import Box
 from ndcass.merge import WriteOp
 from ndcass.model import Channel, Dataset
+from ndcass.place import Place, Slab
 from ndcass.plan import plan_parts
 from ndcass.store.base import CuboidWrite, Stores
 from ndcass.store.embedded import open_embedded
@@ -27,7 +28,7 @@ async def read_warm_box(rounds: int) -> tuple[list[float], list[float]]:
     channel = Channel(
         id=1, project="b", channel_name="b", channel_type="image", channel_datatype="uint8"
     )
-    place = volume.Place(channel, dataset.level(0))
+    place = Place(channel, dataset.level(0))
     box = Box((0, 0, 0), SHAPE)
     parts = plan_parts(box, place.cuboid_zyx)
     cuboids = [np.ascontiguousarray(voxels[part.target]) for part in parts]
@@ -42,7 +43,7 @@ async def read_warm_box(rounds: int) -> tuple[list[float], list[float]]:
             for part, cuboid in zip(parts, cuboids, strict=True):
                 out[part.target] = cuboid[part.source]
             between = time.perf_counter()
-            slab = volume.Slab(place, 0, box)
+            slab = Slab(place, 0, box)
             await volume.read_slab(stores.cuboids, slab, out, usage=volume.Usage())
             ended = time.perf_counter()
             if turn >= 3:
@@ -54,7 +55,7 @@ async def read_warm_box(rounds: int) -> tuple[list[float], list[float]]:
     return library_s, numpy_s
 
 
-async def _fill(stores: Stores, place: volume.Place, voxels: npt.NDArray[np.uint8]) -> None:
+async def _fill(stores: Stores, place: Place, voxels: npt.NDArray[np.uint8]) -> None:
     """Store voxels cuboid by cuboid, below a channel that no catalogue knows."""
     async with stores.cuboids.batch() as batch:
         await batch.add(
@@ -96,9 +97,9 @@ async def read_other_level(level: int, rounds: int) -> tuple[list[float], list[f
         channel_datatype="uint8",
         resolution=1,
     )
-    stored = volume.Place(channel, dataset.level(1))
+    stored = Place(channel, dataset.level(1))
     source = resample.source_of(dataset.geometry, level, 1)
-    place = volume.Place(channel, dataset.level(level), source=source)
+    place = Place(channel, dataset.level(level), source=source)
     shape = OTHER_LEVELS[level]
     box = Box((0, 0, 0), shape)
     out = np.empty(shape, dtype=np.uint8)
@@ -114,7 +115,7 @@ async def read_other_level(level: int, rounds: int) -> tuple[list[float], list[f
             else:
                 expected = np.ascontiguousarray(voxels[:, ::2, ::2])
             between = time.perf_counter()
-            slab = volume.Slab(place, 0, box)
+            slab = Slab(place, 0, box)
             await volume.read_slab(stores.cuboids, slab, out, usage=volume.Usage())
             ended = time.perf_counter()
             if turn >= 3:

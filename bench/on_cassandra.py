@@ -34,6 +34,7 @@ from ndcass.config import CassandraSettings, load
 from ndcass.geometry import Box
 from ndcass.merge import WriteOp
 from ndcass.model import Channel, Dataset
+from ndcass.place import Place, Slab
 from ndcass.store.cassandra import (
     CassandraStores,
     connected,
@@ -44,6 +45,7 @@ from ndcass.store.cassandra import (
 from ndcass.store.cassandra.rows import Bucket
 from ndcass.store.cassandra.schema import apply_schema
 from ndcass.store.cassandra.tables import batched
+from ndcass.writer import CutoutWriter
 from tests.cassandra_nodes import cassandra_nodes
 
 # z, y, x of the box of 64 MiB of uint8.
@@ -129,7 +131,7 @@ KINDS: dict[str, Callable[[tuple[int, int, int]], Voxels]] = {
 }
 
 
-def place_of(channel_id: int, dtype: str = "uint8") -> volume.Place:
+def place_of(channel_id: int, dtype: str = "uint8") -> Place:
     """A channel that only the voxel store knows."""
     z, y, x = BOX
     dataset = Dataset(
@@ -138,25 +140,25 @@ def place_of(channel_id: int, dtype: str = "uint8") -> volume.Place:
     channel = Channel(
         id=channel_id, project="b", channel_name="b", channel_type="image", channel_datatype=dtype
     )
-    return volume.Place(channel, dataset.level(0))
+    return Place(channel, dataset.level(0))
 
 
-async def write(stores: CassandraStores, place: volume.Place, voxels: Voxels) -> float:
+async def write(stores: CassandraStores, place: Place, voxels: Voxels) -> float:
     """Seconds for a box, acknowledged."""
     box = Box((0, 0, 0), voxels.shape)
     began = time.perf_counter()
     async with stores.cuboids.batch() as batch:
-        writer = volume.CutoutWriter(stores, batch, WriteOp.REPLACE, volume.Usage())
+        writer = CutoutWriter(stores, batch, WriteOp.REPLACE, volume.Usage())
         await writer.write(place, 0, box, voxels)
         await batch.commit()
     return time.perf_counter() - began
 
 
-async def read(stores: CassandraStores, place: volume.Place, out: Voxels) -> float:
+async def read(stores: CassandraStores, place: Place, out: Voxels) -> float:
     """Seconds for a box, put together."""
     box = Box((0, 0, 0), out.shape)
     began = time.perf_counter()
-    slab = volume.Slab(place, 0, box)
+    slab = Slab(place, 0, box)
     await volume.read_slab(stores.cuboids, slab, out, usage=volume.Usage())
     return time.perf_counter() - began
 

@@ -18,10 +18,11 @@ from ndcass.concurrency import bounded_map
 from ndcass.errors import InvalidRequest
 from ndcass.geometry import Box, Level
 from ndcass.picture import Picture, Range
+from ndcass.place import Place
 from ndcass.projection import BLOCK_BYTES, project
 from ndcass.store.base import CuboidAddress, CuboidStore
 from ndcass.tile import TILE_PIXELS, Tile
-from ndcass.volume import Place, Usage, read_box
+from ndcass.volume import Usage, read_box
 
 # The axis that a plane cuts, in arrays of order z, y, x.
 AXES = {"xy": 0, "xz": 1, "yz": 2}

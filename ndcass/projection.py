@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from ndcass.concurrency import one_ahead, run_cpu
 from ndcass.geometry import Box
+from ndcass.place import Place
 from ndcass.plan import plan_blocks
 from ndcass.store.base import CuboidStore
-from ndcass.volume import Place, Usage, read_box
+from ndcass.volume import Usage, read_box
 
 # A block that is reduced while the next is read: small enough to stay in the processor's cache for
 # a while, large enough to be worth a change of thread.

@@ -9,17 +9,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from ndcass.errors import Conflict, InvalidRequest, NotFound, ReadOnly
 from ndcass.geometry import Box, Geometry
 from ndcass.model import NOT_PROPAGATED, PROPAGATED, UNDER_PROPAGATION, Channel
+from ndcass.place import Place
 from ndcass.pyramid import cuboids_of, stages
 from ndcass.store.base import Job, JobState, Stores
 from ndcass.store.derived import pyramid_of
-
-if TYPE_CHECKING:  # it asks this module whether it may write
-    from ndcass.volume import Place
 
 # The job that builds all levels of a channel, and the one that rebuilds what of them is old.
 PROPAGATE_JOB = "propagate"
@@ -158,7 +155,7 @@ async def geometry_of(stores: Stores, channel: Channel) -> Geometry:
 
 
 async def is_fresh(
-    stores: Stores, place: "Place", times: Sequence[int | None], box: Box
+    stores: Stores, place: Place, times: Sequence[int | None], box: Box
 ) -> bool | None:
     """Whether a box is as new as every write that was acknowledged; None where none derives.
 

@@ -10,9 +10,10 @@ from ndcass.errors import InvalidRequest, NotFound, TooLarge
 from ndcass.geometry import Box, Level
 from ndcass.merge import WriteOp
 from ndcass.model import Channel, TokenView
+from ndcass.place import Place, reading_place, writing_place
 from ndcass.server.formats.base import Layout
 from ndcass.server.volume_params import VolumeParams, write_op
-from ndcass.volume import SLAB_BYTES, Place, reading_place, writing_place
+from ndcass.volume import SLAB_BYTES
 
 # What leaves, or is written, slab by slab. The other formats have no order in which that could be
 # done: they are made and read as a whole, and have a lower limit.

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from aiohttp import web
 
 from ndcass.geometry import Box
+from ndcass.place import Place
 from ndcass.propagation import is_fresh
 from ndcass.server.app_keys import STORES
 from ndcass.server.cutout import Cutout
 from ndcass.server.exchange import exchange_of
-from ndcass.volume import Place
 
 
 async def note_cutout(request: web.Request, cutout: Cutout) -> None:

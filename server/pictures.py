@@ -9,6 +9,7 @@ from ndcass import composite
 from ndcass.concurrency import run_cpu
 from ndcass.drawing import Drawing, Extreme, Layer, Style, Voxels, stretched_height
 from ndcass.errors import InvalidRequest, TooLarge
+from ndcass.place import Place
 from ndcass.server.app_keys import MEMORY, PICTURES, SETTINGS, STORES
 from ndcass.server.cutout import Cutout
 from ndcass.server.exchange import exchange_of
@@ -17,7 +18,7 @@ from ndcass.server.freshness import note_boxes
 from ndcass.server.volume_params import window_bounds
 from ndcass.store.picture_cache import key_of
 from ndcass.tile import Tile
-from ndcass.volume import Place, source_bytes
+from ndcass.volume import source_bytes
 
 # Pictures of more cuboids are drawn anew each time: asking for the versions of so many would take
 # longer than most pictures do.

@@ -8,9 +8,10 @@ import numpy.typing as npt
 from ndcass.downsample import Rule, downsample
 from ndcass.geometry import Box, Geometry, Level, level_of
 from ndcass.model import Channel
+from ndcass.place import Place
 from ndcass.pyramid import Stage, stages
 from ndcass.store.base import Stores
-from ndcass.volume import Place, read_box
+from ndcass.volume import read_box
 
 Voxels = npt.NDArray[Any]  # whatever type a test is about
 

@@ -15,8 +15,9 @@ from ndcass.errors import NotFound
 from ndcass.geometry import Box, Zyx
 from ndcass.merge import WriteOp
 from ndcass.model import ANNOTATION, IMAGE, Channel, Dataset, Project, Token
+from ndcass.place import Place
 from ndcass.store.base import Stores
-from ndcass.volume import Place, write_box
+from ndcass.writer import write_box
 
 NAME = "demo"
 IMAGE_CHANNEL = "em"

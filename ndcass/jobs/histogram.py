@@ -18,11 +18,12 @@ from ndcass.geometry import Box, level_of
 from ndcass.histogram import Counts, Tally, bins_of, count
 from ndcass.jobs.pyramid import Turn, at_once
 from ndcass.jobs.runner import Progress
+from ndcass.place import Place, Slab
 from ndcass.plan import plan_parts
 from ndcass.propagation import geometry_of
 from ndcass.statistics import COUNTING_KIND, KIND, WHOLE, region_of
 from ndcass.store.base import CuboidAddress, Job, Stores
-from ndcass.volume import Place, Slab, Usage, Voxels, read_slabs
+from ndcass.volume import Usage, Voxels, read_slabs
 
 # What is read and counted in one go: a unit. Larger ones are not quicker, and hold a worker longer.
 UNIT_BYTES = 8 << 20

@@ -42,11 +42,12 @@ from ndcass.model import (
     UNDER_PROPAGATION,
     Channel,
 )
+from ndcass.place import Place, Slab
 from ndcass.propagation import REFRESH_JOB, change_state, geometry_of
 from ndcass.pyramid import Stage, stages
 from ndcass.store.base import CuboidAddress, CuboidWrite, Job, StaleMark, Stores
 from ndcass.store.derived import children_of, derived_from, pyramid_of, sources_of
-from ndcass.volume import Place, Slab, Usage, read_slabs
+from ndcass.volume import Usage, read_slabs
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from ndcass.concurrency import run_cpu
 from ndcass.errors import InvalidOption, TooLarge
+from ndcass.place import Place
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
 from ndcass.server.cutout import (
@@ -45,14 +46,7 @@ from ndcass.server.match import Match
 from ndcass.server.streaming import Pieces, VoxelResponse, encoded, send_pieces
 from ndcass.server.transform import Transform
 from ndcass.server.volume_params import parse_volume
-from ndcass.volume import (
-    INLINE_BYTES,
-    Place,
-    plan_answer,
-    read_small,
-    source_bytes,
-    stream_slabs,
-)
+from ndcass.volume import INLINE_BYTES, plan_answer, read_small, source_bytes, stream_slabs
 
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from ndcass.concurrency import run_cpu
 from ndcass.errors import InvalidRequest, TooLarge
 from ndcass.model import Channel
+from ndcass.place import reading_place
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
 from ndcass.server.cutout import buffer_bytes, channel_of, resolve
@@ -18,7 +19,7 @@ from ndcass.server.match import Match
 from ndcass.server.pictures import send_picture, slice_drawing
 from ndcass.server.transform import Transform, Voxels
 from ndcass.server.volume_params import filter_ids, parse_plane, parse_volume, parse_voxel
-from ndcass.volume import plan_answer, read_box, reading_place, source_bytes, stream_slabs
+from ndcass.volume import plan_answer, read_box, source_bytes, stream_slabs
 
 # Of one answer; as text it may take 20 bytes a label.
 MAX_LABELS = 1 << 21

@@ -16,6 +16,7 @@ from ndcass.errors import InvalidOption, InvalidRequest, NotFound, PermissionDen
 from ndcass.geometry import Box
 from ndcass.merge import WriteOp
 from ndcass.model import ANNOTATION, TIMESERIES, Channel, TokenView
+from ndcass.place import Place, reading_place, writing_place
 from ndcass.propagation import check_unlocked
 from ndcass.server.access import caller, open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
@@ -27,18 +28,8 @@ from ndcass.server.formats.encodings import encoding
 from ndcass.server.formats.nifti import Colour, Header, NiftiDecoder, NiftiEncoder
 from ndcass.server.match import Match
 from ndcass.server.streaming import Body, decoded, encoded, send_pieces
-from ndcass.volume import (
-    SLAB_BYTES,
-    BodyWriter,
-    Place,
-    check_writable,
-    cutout_writer,
-    plan_answer,
-    reading_place,
-    source_bytes,
-    stream_slabs,
-    writing_place,
-)
+from ndcass.volume import SLAB_BYTES, plan_answer, source_bytes, stream_slabs
+from ndcass.writer import BodyWriter, check_writable, cutout_writer
 
 LEVEL = 0
 # Where the header of the last upload is kept among a channel's side records.

@@ -12,6 +12,7 @@ from aiohttp import web
 from ndcass.concurrency import run_cpu
 from ndcass.errors import InvalidOption, InvalidRequest, NotFound
 from ndcass.model import Channel
+from ndcass.place import Place
 from ndcass.propagation import check_unlocked
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
@@ -35,7 +36,7 @@ from ndcass.server.formats.raw import RawDecoder
 from ndcass.server.match import Match
 from ndcass.server.streaming import OVERHEAD_SHARE, Body, receive
 from ndcass.server.volume_params import parse_volume
-from ndcass.volume import BodyWriter, CutoutWriter, Place, check_writable, cutout_writer
+from ndcass.writer import BodyWriter, CutoutWriter, check_writable, cutout_writer
 
 _DTYPE_NAME = re.compile(r"[<>|=]?[a-z]{1,8}[0-9]{1,3}")
 # A pickle of Python 2 is text: up to two bytes a voxel where it does not compress.

@@ -6,6 +6,7 @@ from aiohttp import web
 from ndcass.concurrency import run_cpu
 from ndcass.errors import InvalidRequest, TooLarge
 from ndcass.geometry import Box
+from ndcass.place import writing_place
 from ndcass.propagation import check_unlocked
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
@@ -16,7 +17,7 @@ from ndcass.server.formats.tiff import Stack, open_tiff, read_page
 from ndcass.server.match import Match
 from ndcass.server.streaming import Body
 from ndcass.server.volume_params import parse_voxel
-from ndcass.volume import BodyWriter, check_writable, cutout_writer, writing_place
+from ndcass.writer import BodyWriter, check_writable, cutout_writer
 
 
 async def write_tiff(request: web.Request, match: Match) -> web.StreamResponse:

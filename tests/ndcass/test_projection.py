@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ndcass import volume
 from ndcass.errors import StoreTimeout
 from ndcass.geometry import Box
 from ndcass.model import Channel, Dataset, Project
+from ndcass.place import Place
 from ndcass.projection import BLOCK_BYTES, project
 from ndcass.store.base import Stores
 from ndcass.store.memory import MemoryStores
-from ndcass.volume import Place, Usage
+from ndcass.volume import Usage
+from ndcass.writer import write_box
 
 Voxels = npt.NDArray[Any]  # whatever type a channel has
 
@@ -34,7 +35,7 @@ async def stored(voxels: Voxels) -> tuple[Stores, Place]:
     await stores.catalog.create_project(Project(project_name="p", user=1, dataset="d"))
     channel = Channel(0, "p", "c", "image", voxels.dtype.name)
     place = Place(await stores.catalog.create_channel(channel), DATASET.level(0))
-    await volume.write_box(stores, place, 0, WRITTEN, voxels)
+    await write_box(stores, place, 0, WRITTEN, voxels)
     return stores, place
 
 

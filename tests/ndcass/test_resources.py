@@ -11,10 +11,12 @@ from ndcass import resources
 from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, PermissionDenied
 from ndcass.geometry import MAX_GRID, Box, levels_of
 from ndcass.model import User
+from ndcass.place import Place
 from ndcass.store.base import StoredObject, Stores
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryCatalog, MemoryStores
-from ndcass.volume import Place, cutout_writer, read_box, write_box
+from ndcass.volume import read_box
+from ndcass.writer import cutout_writer, write_box
 
 BOX = Box((0, 0, 0), (2, 2, 2))
 SIZES = {"ximagesize": 10, "yimagesize": 10, "zimagesize": 10}

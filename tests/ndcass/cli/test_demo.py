@@ -8,9 +8,10 @@ from ndcass.cli.serve import ensure_admin
 from ndcass.config import ServerSettings
 from ndcass.geometry import Box
 from ndcass.model import Dataset
+from ndcass.place import Place
 from ndcass.store.base import Stores
 from ndcass.store.memory import MemoryStores
-from ndcass.volume import Place, read_box
+from ndcass.volume import read_box
 
 SMALL = (8, 64, 64)
 

@@ -13,6 +13,7 @@ from ndcass.jobs import HANDLERS
 from ndcass.jobs.runner import run_jobs
 from ndcass.merge import WriteOp
 from ndcass.model import Channel, Dataset, Project
+from ndcass.place import Place
 from ndcass.store.base import (
     DELETE_JOB,
     CuboidAddress,
@@ -24,7 +25,7 @@ from ndcass.store.base import (
 )
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
-from ndcass.volume import Place, cutout_writer
+from ndcass.writer import cutout_writer
 
 
 @pytest.fixture(params=["memory", "embedded"])

@@ -15,11 +15,13 @@ from ndcass.jobs import HANDLERS
 from ndcass.jobs import histogram as histogram_job
 from ndcass.jobs.runner import JobLost, run_jobs
 from ndcass.model import Channel, Dataset, Project, Token
+from ndcass.place import Place
 from ndcass.statistics import COUNTING_KIND, KIND, WHOLE
 from ndcass.store.base import Job, JobState, Stores
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
-from ndcass.volume import Place, Voxels, write_box
+from ndcass.volume import Voxels
+from ndcass.writer import write_box
 
 # 2 x 3 x 3 cuboids of 16, 128, 128.
 SIZE_ZYX = (20, 300, 260)

@@ -16,6 +16,7 @@ from ndcass.jobs import HANDLERS, pyramid
 from ndcass.jobs.runner import JobLost, run_jobs
 from ndcass.merge import WriteOp
 from ndcass.model import Channel, Dataset, Project
+from ndcass.place import Place
 from ndcass.propagation import (
     PROPAGATE_JOB,
     REFRESH_JOB,
@@ -28,7 +29,7 @@ from ndcass.pyramid import stages
 from ndcass.store.base import PLAIN, Job, JobState, Stores
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
-from ndcass.volume import Place, write_box
+from ndcass.writer import write_box
 from tests.pyramids import recomputed, stored, whole, wrong_levels
 
 OPEN = (JobState.PENDING, JobState.STARTED)
