@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -65,18 +65,29 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", action="append", help="part of a name; may be repeated")
     options = parser.parse_args()
+    wanted = [
+        name for name in MEASURES if not options.only or any(part in name for part in options.only)
+    ]
+    report(wanted, options.rounds, options.output, MEASURES)
+    return 0
+
+
+def report(
+    names: Sequence[str],
+    rounds: int,
+    output: Path,
+    measures: Mapping[str, Callable[[int], Iterator[Result]]],
+) -> None:
+    """Measure by name, print lines and a table, and write all of it as JSON."""
     results: list[Result] = []
-    for name, measure in MEASURES.items():
-        if options.only and not any(part in name for part in options.only):
-            continue
-        for result in measure(options.rounds):
+    for name in names:
+        for result in measures[name](rounds):
             results.append(result)
             print(line(result), flush=True)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine(), "results": [{**asdict(r), "holds": r.holds} for r in results]}
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    document = {"machine": machine(), "results": [{**asdict(r), "holds": r.holds} for r in results]}
+    output.write_text(json.dumps(document, indent=2) + "\n")
     print(f"\n{table(results)}")
-    return 0
 
 
 def machine() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from ndcass.server.handlers import (
     cutout,
     health,
     info,
+    job,
     label,
     nifti,
     overlay,
@@ -128,6 +129,10 @@ ROUTES = (
     Route("POST", _TOKEN, project.create_token, "Make a token."),
     Route("PUT", _TOKEN, project.update_token, "Change fields of a token."),
     Route("DELETE", _TOKEN, project.delete_token, "Delete a token; what it led to stays."),
+    # -- background work
+    Route("GET", "/jobs/", job.list_jobs, "The jobs of the caller's channels, newest first.", challenge=True),
+    Route("GET", "/jobs/{job}/", job.read_job, "A job: its state, how far it is, why it failed.", challenge=True),
+    Route("DELETE", "/jobs/{job}/", job.cancel_job, "Cancel a job.", challenge=True),
     # -- operations
     Route("GET", "/", page.read_page, "The page that lists what is public."),
     Route("GET", "/view/{token}/", page.read_project, "A page about a project."),

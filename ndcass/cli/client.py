@@ -9,11 +9,12 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -204,6 +205,21 @@ class Gateway:
         if response.status_code != requests.codes.ok:
             raise self._refused(response, f"write {text_xyz(box)} of {volume.target}")
 
+    def jobs(self) -> Sequence[Mapping[str, Any]]:
+        """The jobs of the caller's channels, as the server's JSON has them; CommandFailed."""
+        jobs = self._json(self._send("GET", "/jobs/"), "jobs").get("jobs")
+        if not isinstance(jobs, list):
+            raise CommandFailed(f"{self.access.url} does not answer like ndcass")
+        return jobs
+
+    def job(self, job_id: str) -> Mapping[str, Any]:
+        """One job; CommandFailed if there is none, or it is somebody else's."""
+        return self._json(self._send("GET", _job_path(job_id)), f"job {job_id}")
+
+    def cancel_job(self, job_id: str) -> Mapping[str, Any]:
+        """Cancel a job; as it is then. CommandFailed if it has ended."""
+        return self._json(self._send("DELETE", _job_path(job_id)), f"job {job_id}", "cancel")
+
     def _volume_of(self, target: Target, level: int, info: Mapping[str, Any]) -> Volume:
         channels, dataset = info["channels"], info["dataset"]
         if target.channel not in channels:
@@ -236,10 +252,12 @@ class Gateway:
             return None
         return int(response.json()["id"])
 
-    def _json(self, response: requests.Response, what: str) -> Mapping[str, Any]:
+    def _json(
+        self, response: requests.Response, what: str, verb: str = "open"
+    ) -> Mapping[str, Any]:
         """The object that an answer holds; `Any` is whatever JSON holds."""
         if response.status_code != requests.codes.ok:
-            raise self._refused(response, f"open {what}")
+            raise self._refused(response, f"{verb} {what}")
         try:
             found = response.json()
         except requests.JSONDecodeError as error:
@@ -306,6 +324,10 @@ class Gateway:
 def _path(volume: Volume, box: Box, t: int | None) -> str:
     time_range = "" if t is None else f"{t},{t + 1}/"
     return f"/nd/sd/{volume.target}/raw/{volume.level}/{text_xyz(box)}/{time_range}"
+
+
+def _job_path(job_id: str) -> str:
+    return f"/jobs/{quote(job_id, safe='')}/"
 
 
 def _zyx(xyz: Any) -> Zyx:  # whatever JSON holds

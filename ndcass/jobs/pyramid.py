@@ -24,6 +24,7 @@ from collections.abc import (
     Sequence,
 )
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +54,9 @@ log = logging.getLogger(__name__)
 
 # Cuboids that are made visible together: a commit takes a sync of the disk.
 UNIT_CUBOIDS = 64
+# Cuboids of all levels that are rebuilt in one batch take so many bytes, or are so few.
+TOGETHER_BYTES = 32 << 20
+LEAST_TOGETHER = 8
 # Source voxels that are in memory at once: one step, between which readers get their turn.
 STEP_BYTES = 8 << 20
 # How often all marks are looked at, and how soon again if that failed.
@@ -203,6 +207,13 @@ class _Work(NamedTuple):
     turn: Turn
 
     @property
+    def few(self) -> int:
+        """How many cuboids may be rebuilt together."""
+        sizes = (math.prod(stage.level.cuboid_zyx) for stage in stages(self.geometry, 0))
+        voxels = max(sizes, default=1)
+        return max(LEAST_TOGETHER, TOGETHER_BYTES // (voxels * self.channel.dtype.itemsize))
+
+    @property
     def rule(self) -> Rule:
         """How the levels of the channel are made."""
         if self.channel.downsampling == DEFAULT_DOWNSAMPLING:
@@ -215,6 +226,10 @@ async def _round(work: _Work, note: "_Notes") -> int:
     done = 0
     # What is rebuilt marks what derives from it, but that is marked already.
     counts = await work.stores.stale.counts(work.channel.id)
+    if 0 < sum(counts.values()) <= work.few:
+        done = await _rebuild_together(work, counts)
+        note.done += done
+        return done
     for stage in stages(work.geometry, work.channel.resolution):
         if not counts.get((pyramid_of(stage), stage.level.level)):
             continue
@@ -233,6 +248,39 @@ async def _rebuilt(work: _Work, stage: Stage) -> AsyncIterator[int]:
     async for page in scan:
         for first in range(0, len(page), UNIT_CUBOIDS):
             yield await _rebuild(work, stage, page[first : first + UNIT_CUBOIDS])
+
+
+async def _rebuild_together(work: _Work, counts: Mapping[tuple[int, int], int]) -> int:
+    """Rebuild a few cuboids of all levels in one batch: after an edit there is one a level.
+
+    What is rebuilt is a source of the next level as it is, before anybody else sees it.
+    """
+    stale = work.stores.stale
+    marked: list[tuple[Stage, StaleMark]] = []
+    for stage in stages(work.geometry, work.channel.resolution):
+        pyramid, level = pyramid_of(stage), stage.level.level
+        if counts.get((pyramid, level)):
+            async for page in stale.scan(work.channel.id, pyramid=pyramid, level=level):
+                marked += [(stage, mark) for mark in page]
+    sources = {mark.address: sources_of(stage, mark.address) for stage, mark in marked}
+    old = await stale.marked({source for found in sources.values() for source in found})
+    ready: dict[CuboidAddress, tuple[Stage, StaleMark]] = {}
+    for stage, mark in marked:
+        if all(source in ready for source in old & set(sources[mark.address])):
+            ready[mark.address] = (stage, mark)
+    if not ready:
+        return 0
+    async with stale.derivation([mark for _, mark in ready.values()]) as batch:
+        made: dict[CuboidAddress, Voxels] = {}
+        for stage, mark in ready.values():
+            await work.turn()
+            writes = await _derived(work, stage, [mark], made)
+            await batch.add(writes)
+            made |= {write.address: write.voxels for write in writes}
+            further = children_of(work.geometry, stage, mark.address)
+            batch.mark_stale(further - ready.keys())
+        await batch.commit()
+    return len(ready)
 
 
 async def _rebuild(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> int:
@@ -271,13 +319,30 @@ class _Source(NamedTuple):
     voxels: Voxels  # as many as halve to the box; those outside the image are 0
 
 
-async def _derived(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> list[CuboidWrite]:
-    """The cuboids of some marks as they are to be now."""
+async def _derived(
+    work: _Work,
+    stage: Stage,
+    marks: Sequence[StaleMark],
+    made: Mapping[CuboidAddress, Voxels] = MappingProxyType({}),
+) -> list[CuboidWrite]:
+    """The cuboids of some marks as they are to be now; `made` are sources that are not stored yet."""
     place = Place(work.channel, stage.source)
     sources = [_source(place, stage, mark.address) for mark in marks]
     wanted = [(s.slab, _inside(s.voxels, s.slab.box)) for s in sources if s.slab is not None]
     await read_slabs(work.stores.cuboids, wanted, usage=Usage())
+    if made:
+        for slab, voxels in wanted:
+            _overlay(slab, voxels, made)
     return await run_cpu(_writes, stage, work.rule, sources)
+
+
+def _overlay(slab: Slab, voxels: Voxels, made: Mapping[CuboidAddress, Voxels]) -> None:
+    """Put the voxels of cuboids that are not stored yet in the place of those that are."""
+    assert slab.place is not None  # that of a source
+    for part in slab.place.parts(slab.box):
+        own = made.get(slab.place.address(slab.t, part.morton))
+        if own is not None:
+            voxels[part.target] = own[part.source]
 
 
 def _source(place: Place, stage: Stage, address: CuboidAddress) -> _Source:
