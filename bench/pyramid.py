@@ -7,8 +7,8 @@ store to store, beside the same reduction by numpy on arrays in RAM, in turns.
 import argparse
 import asyncio
 import contextlib
-import importlib
 import dataclasses
+import importlib
 import statistics
 import tempfile
 import time

@@ -83,16 +83,12 @@ def descendants(geometry: Geometry, box: Box, *, level: int) -> Iterator[tuple[S
             source = derived
 
 
-def children(geometry: Geometry, stage: Stage, box: Box) -> Iterator[tuple[Stage, Box]]:
-    """What derives directly from some voxels of a derived level."""
+def child_stages(geometry: Geometry, stage: Stage) -> tuple[Stage, ...]:
+    """What derives directly from a derived level; nothing from a near-isotropic one."""
     if stage.neariso:
-        return
-    for other in stages(geometry, stage.level.level):
-        if other.source.level != stage.level.level:
-            return
-        derived = other.derived_box(box)
-        if derived is not None:
-            yield other, derived
+        return ()
+    above = stages(geometry, stage.level.level)
+    return tuple(child for child in above if child.source.level == stage.level.level)
 
 
 def derived_codes(stage: Stage, codes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -14,6 +14,7 @@ import resource
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ from ndcass.server.app_keys import (
     SETTINGS,
     STOPPING,
     STORES,
+    TRAFFIC,
 )
 from ndcass.server.background import background
 from ndcass.server.entrance import Counts, Entrance
@@ -47,6 +49,7 @@ from ndcass.server.progress import Deadlines
 from ndcass.server.protocol import Everything, Runner, expect
 from ndcass.server.routes import ROUTES
 from ndcass.server.routing import Route, Router
+from ndcass.server.traffic import Traffic
 from ndcass.server.workers import Supervisor
 from ndcass.store.base import Stores
 from ndcass.store.engine import open_pictures, open_stores
@@ -57,6 +60,9 @@ log = logging.getLogger("ndcass.server")
 # More processes than this wait for the disk and for each other's locks.
 MOST_DEFAULT_WORKERS = 8
 BACKLOG = 1024
+# How long a thread may keep the event loop from the interpreter; Python's own 5 ms are more than
+# most answers take (`python -m bench.pyramid --only reading`).
+SWITCH_S = 0.0005
 # Python's own 700 is reached by a few requests, none of which leaves anything to collect.
 GC_ALLOCATIONS = 20_000
 # Body bytes that aiohttp gathers before it stops reading from the socket; more saves wake-ups.
@@ -91,6 +97,7 @@ def make_app(
         transfer_s=limits.transfer_timeout_s,
         shortest_s=min(limits.send_timeout_s, limits.receive_timeout_s),
     )
+    app[TRAFFIC] = Traffic.in_folder(app[METRICS].folder, app[METRICS].worker)
     app[ROUTER] = Router(routes)
     app[STOPPING] = asyncio.Event()
     everything = Everything("/")
@@ -171,6 +178,7 @@ def _run_workers(settings: Settings, sock: socket.socket, count: int) -> None:
     context = multiprocessing.get_context("spawn")
     folder = Path(tempfile.mkdtemp(prefix="ndcass-"))
     Counts.create(folder / CONNECTIONS, count)
+    Traffic.create(folder, count)
 
     def start(worker: int) -> multiprocessing.process.BaseProcess:
         process = context.Process(
@@ -202,6 +210,7 @@ def _run_loop(settings: Settings, sock: socket.socket, metrics: Metrics, counts:
     # What the imports made stays; requests make few cycles, so their collection may wait.
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)
+    sys.setswitchinterval(SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve_until_stopped(settings, sock, metrics, counts))
 

@@ -10,6 +10,7 @@ from ndcass.server.accounts import Accounts
 from ndcass.server.metrics import Metrics
 from ndcass.server.progress import Deadlines
 from ndcass.server.routing import Router
+from ndcass.server.traffic import Traffic
 from ndcass.store.base import Stores
 from ndcass.store.picture_cache import PictureCache
 
@@ -23,6 +24,7 @@ PICTURES: web.AppKey[PictureCache | None] = web.AppKey("pictures")
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 DEADLINES: web.AppKey[Deadlines] = web.AppKey("deadlines", Deadlines)
 ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts", Accounts)
+TRAFFIC: web.AppKey[Traffic] = web.AppKey("traffic", Traffic)
 ROUTER: web.AppKey[Router] = web.AppKey("router", Router)
 # Set when no more requests are wanted.
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)

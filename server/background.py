@@ -16,16 +16,23 @@ from ndcass.jobs import handlers
 from ndcass.jobs.pyramid import refresh_stale
 from ndcass.jobs.runner import run_jobs
 from ndcass.server import metrics as names
-from ndcass.server.app_keys import ACCOUNTS, DEADLINES, MEMORY, METRICS, PICTURES, SETTINGS, STORES
+from ndcass.server.app_keys import (
+    ACCOUNTS,
+    DEADLINES,
+    MEMORY,
+    METRICS,
+    PICTURES,
+    SETTINGS,
+    STORES,
+    TRAFFIC,
+)
 from ndcass.server.metrics import write_snapshot
+from ndcass.server.traffic import Turns
 
 log = logging.getLogger("ndcass.server")
 
 # A deleted volume may wait that long; asking costs one small query.
 JOB_POLL_S = 2.0
-# Background work that keeps a processor busy begins when no request is under way, or after so long.
-LONGEST_TURN_S = 0.1
-TURN_CHECK_S = 0.002
 # How often the event loop is checked; a lag shows up within this.
 LAG_CHECK_S = 0.25
 # The lag of a moment ago fades, so that a scrape every 15 s still sees the worst.
@@ -56,7 +63,7 @@ async def _work(app: web.Application, stop: asyncio.Event) -> None:
     stores = app[STORES]
     owner = f"{socket.gethostname()}-{os.getpid()}-{metrics.worker}"
     async with asyncio.TaskGroup() as group:
-        known = handlers(partial(_turn, app))
+        known = handlers(Turns(app[TRAFFIC]))
         jobs = partial(run_jobs, stores, known, owner=owner, stop=stop, poll_s=JOB_POLL_S)
         group.create_task(_again_and_again(jobs, stop))
         group.create_task(_again_and_again(lambda: refresh_stale(stores, stop), stop))
@@ -69,14 +76,6 @@ async def _work(app: web.Application, stop: asyncio.Event) -> None:
         group.create_task(_every(interval_s, stop, stores.maintain))
         if metrics.folder is not None:
             group.create_task(_every(SNAPSHOT_S, stop, lambda: leave_snapshot(app)))
-
-
-async def _turn(app: web.Application) -> None:
-    """Wait while requests are answered, but not for ever: jobs have to end some time."""
-    metrics = app[METRICS]
-    until_s = time.monotonic() + LONGEST_TURN_S
-    while metrics.in_flight_requests and time.monotonic() < until_s:  # noqa: ASYNC110 - no event
-        await asyncio.sleep(TURN_CHECK_S)
 
 
 async def _again_and_again(work: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from ndcass.errors import BadBody, DeadlineExceeded, NdcassError, NotFound, StoreError
 from ndcass.server.accounts import Entry
-from ndcass.server.app_keys import ACCOUNTS, DEADLINES, METRICS, ROUTER, SETTINGS
+from ndcass.server.app_keys import ACCOUNTS, DEADLINES, METRICS, ROUTER, SETTINGS, TRAFFIC
 from ndcass.server.exchange import EXCHANGE, Exchange
 from ndcass.server.headers import expects_continue, request_id
 from ndcass.server.http_errors import error_response, plain_error
@@ -42,6 +42,7 @@ async def answer(request: web.Request) -> web.StreamResponse:
     request[EXCHANGE] = exchange
     metrics = app[METRICS]
     metrics.in_flight_requests += 1
+    app[TRAFFIC].begin()
     status = CLIENT_LEFT
     try:
         response = await _answered(request, exchange)

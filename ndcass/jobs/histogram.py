@@ -68,7 +68,7 @@ async def count_channel(
 ) -> None:
     """Make the histogram that the job's detail names.
 
-    May stop anywhere and be run again; `turn` is waited for before each unit.
+    May stop anywhere and be run again; each unit waits for its `turn`.
 
     Raises
     ------
@@ -83,8 +83,8 @@ async def count_channel(
     noted_s = time.monotonic()
     await progress(cuboids, max(total, cuboids), job.detail)
     async for codes in _units(stores, target, after=-1 if tally.place is None else tally.place):
-        await turn()
-        counts = counts + await _counted(stores, target, codes, len(counts))
+        async with turn():
+            counts = counts + await _counted(stores, target, codes, len(counts))
         cuboids += len(codes)
         if time.monotonic() - noted_s >= NOTE_EVERY_S:
             noted_s = time.monotonic()

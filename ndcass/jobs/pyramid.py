@@ -11,18 +11,19 @@ acknowledged write (`StaleMarks`).
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Collection,
     Iterator,
     Mapping,
     Sequence,
 )
+from contextlib import AbstractAsyncContextManager
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ from ndcass.model import (
 from ndcass.place import Place, Slab
 from ndcass.propagation import REFRESH_JOB, change_state, geometry_of
 from ndcass.pyramid import Stage, stages
-from ndcass.store.base import CuboidAddress, CuboidWrite, Job, StaleMark, Stores
+from ndcass.store.base import PLAIN, CuboidAddress, CuboidWrite, Job, StaleMark, Stores
 from ndcass.store.derived import children_of, derived_from, pyramid_of, sources_of
 from ndcass.volume import Usage, read_slabs
 
@@ -58,7 +59,7 @@ UNIT_CUBOIDS = 64
 TOGETHER_BYTES = 32 << 20
 LEAST_TOGETHER = 8
 # Source voxels that are in memory at once: one step, between which readers get their turn.
-STEP_BYTES = 8 << 20
+STEP_BYTES = 2 << 20
 # How often all marks are looked at, and how soon again if that failed.
 SWEEP_EVERY_S = 10.0
 RETRY_S = 1.0
@@ -68,12 +69,13 @@ NOTE_EVERY_S = 1.0
 MOST_ROUNDS = 1000
 
 Voxels = npt.NDArray[Any]  # which type is only known at run time
-# Waits for a moment in which nobody else needs the machine.
-Turn = Callable[[], Awaitable[None]]
+# Waits for a moment in which nobody else needs the machine, and learns how long a piece took.
+Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 
-async def at_once() -> None:
+def at_once() -> AbstractAsyncContextManager[None]:
     """Waits for nobody."""
+    return contextlib.nullcontext()
 
 
 async def propagate_channel(
@@ -178,10 +180,11 @@ async def _mark_all(work: "_Work", note: "_Notes") -> None:
     scan = stores.cuboids.scan
     async for page in scan(channel.id, pyramid=0, level=channel.resolution):
         for t, codes in _by_timestep(page):
-            derived = await run_cpu(
-                derived_from, work.geometry, channel.resolution, channel.id, t, codes
-            )
-            await stores.stale.mark(derived)
+            async with work.turn():
+                derived = await run_cpu(
+                    derived_from, work.geometry, channel.resolution, channel.id, t, codes
+                )
+                await stores.stale.mark(derived)
         await note.now_and_then()
     for stage in stages(work.geometry, channel.resolution):
         level = stage.level.level
@@ -273,11 +276,11 @@ async def _rebuild_together(work: _Work, counts: Mapping[tuple[int, int], int]) 
     async with stale.derivation([mark for _, mark in ready.values()]) as batch:
         made: dict[CuboidAddress, Voxels] = {}
         for stage, mark in ready.values():
-            await work.turn()
-            writes = await _derived(work, stage, [mark], made)
-            await batch.add(writes)
+            async with work.turn():
+                writes = await _derived(work, stage, [mark], made)
+                await batch.add(writes)
             made |= {write.address: write.voxels for write in writes}
-            further = children_of(work.geometry, stage, mark.address)
+            further = children_of(work.geometry, stage, [mark.address])
             batch.mark_stale(further - ready.keys())
         await batch.commit()
     return len(ready)
@@ -286,7 +289,7 @@ async def _rebuild_together(work: _Work, counts: Mapping[tuple[int, int], int]) 
 async def _rebuild(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> int:
     """Rebuild some cuboids whose sources are fresh; how many those are."""
     stale = work.stores.stale
-    if stage.source.level > work.channel.resolution:
+    if await _is_old_below(work, stage):
         sources = {mark.address: sources_of(stage, mark.address) for mark in marks}
         old = await stale.marked({source for found in sources.values() for source in found})
         marks = [mark for mark in marks if old.isdisjoint(sources[mark.address])]
@@ -294,12 +297,21 @@ async def _rebuild(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> int
         return 0
     async with stale.derivation(marks) as batch:
         for step in _steps(work, stage, marks):
-            await work.turn()
-            await batch.add(await _derived(work, stage, step))
-        for mark in marks:
-            batch.mark_stale(children_of(work.geometry, stage, mark.address))
+            async with work.turn():
+                await batch.add(await _derived(work, stage, step))
+        batch.mark_stale(children_of(work.geometry, stage, [mark.address for mark in marks]))
         await batch.commit()
     return len(marks)
+
+
+async def _is_old_below(work: _Work, stage: Stage) -> bool:
+    """Whether anything is marked at the level that a stage is made from."""
+    level = stage.source.level
+    if level == work.channel.resolution:
+        return False
+    async for page in work.stores.stale.scan(work.channel.id, pyramid=PLAIN, level=level):
+        return bool(page)
+    return False
 
 
 def _steps(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> Iterator[Sequence[StaleMark]]:
@@ -325,7 +337,7 @@ async def _derived(
     marks: Sequence[StaleMark],
     made: Mapping[CuboidAddress, Voxels] = MappingProxyType({}),
 ) -> list[CuboidWrite]:
-    """The cuboids of some marks as they are to be now; `made` are sources that are not stored yet."""
+    """The cuboids of some marks as they are to be now; `made` are sources not stored yet."""
     place = Place(work.channel, stage.source)
     sources = [_source(place, stage, mark.address) for mark in marks]
     wanted = [(s.slab, _inside(s.voxels, s.slab.box)) for s in sources if s.slab is not None]

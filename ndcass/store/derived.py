@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ndcass.geometry import Box, Geometry
-from ndcass.pyramid import Stage, children, cuboids_of, derived_codes, descendants, stages
+from ndcass.pyramid import Stage, child_stages, cuboids_of, derived_codes, descendants, stages
 from ndcass.store.base import NEARISO, PLAIN, CuboidAddress
 
 
@@ -48,16 +48,18 @@ def derived_from(
     return found
 
 
-def children_of(geometry: Geometry, stage: Stage, address: CuboidAddress) -> set[CuboidAddress]:
-    """The cuboids that derive directly from a derived one."""
-    box = stage.cuboid_box(address.morton)
-    if box is None:
-        return set()
-    return {
-        derived
-        for child, its_box in children(geometry, stage, box)
-        for derived in addresses_of(child, address.channel_id, address.t, its_box)
-    }
+def children_of(
+    geometry: Geometry, stage: Stage, addresses: Sequence[CuboidAddress]
+) -> set[CuboidAddress]:
+    """The cuboids that derive directly from some of a derived level."""
+    found: set[CuboidAddress] = set()
+    for t in {address.t for address in addresses}:
+        codes = np.array([a.morton for a in addresses if a.t == t], dtype=np.uint64)
+        for child in child_stages(geometry, stage):
+            where = (addresses[0].channel_id, pyramid_of(child), child.level.level, t)
+            derived = derived_codes(child, codes)
+            found.update(CuboidAddress(*where, code) for code in derived.tolist())
+    return found
 
 
 def descendants_of(

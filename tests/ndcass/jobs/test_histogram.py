@@ -1,6 +1,7 @@
 """The job that makes histograms, on real stores."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -228,8 +229,10 @@ async def test_each_unit_waits_for_its_turn(stores: Stores) -> None:
     [job] = await ordered(stores, channel)
     turns: list[str] = []
 
-    async def turn() -> None:
+    @contextlib.asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
         turns.append("mine")
+        yield
 
     async def progress(done_units: int, total_units: int, detail: Mapping[str, Any]) -> None:
         turns.append("noted")
