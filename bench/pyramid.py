@@ -28,10 +28,11 @@ from ndcass.jobs.pyramid import refresh_stale
 from ndcass.jobs.runner import run_jobs
 from ndcass.merge import WriteOp
 from ndcass.model import Channel, Dataset, Project
+from ndcass.place import Place
 from ndcass.propagation import start
 from ndcass.store.base import Stores
 from ndcass.store.embedded import open_embedded
-from ndcass.volume import Place, write_box
+from ndcass.writer import write_box
 
 Voxels = npt.NDArray[Any]  # of whatever type a case has
 
