@@ -47,6 +47,7 @@ PARTS = {
     "values": r"[^/]+",
     "colours": r"[\w,:+]+",
     "ids": r"[0-9,]+",
+    "nifti_options": r"(?:create|annotations|/)*",
     "slices": r"[0-9]{1,19}",
     "alpha": r"0|1|1\.0|0?\.[0-9]{1,2}",
     **{f"{n}_{what}": part for n in ("first", "second") for what, part in _LAYER.items()},
@@ -58,9 +59,7 @@ PARTS = {
     # The original tolerates such behind `info` and `projinfo`.
     "junk": r"[\w,/]*",
 }
-TAILS = frozenset(
-    "box plane voxel corner nifti_options tile viking_tile region percent rest".split()
-)
+TAILS = frozenset("box plane voxel corner tile viking_tile region percent rest".split())
 # The answer repeats the path in its text, but not megabytes of it.
 SHOWN_CHARACTERS = 200
 

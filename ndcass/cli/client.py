@@ -144,8 +144,8 @@ class Gateway:
         for session in self._sessions:
             session.close()
 
-    def volume(self, target: Target, level: int) -> Volume:
-        """What the server says of a channel.
+    def volume(self, target: Target, level: int | None) -> Volume:
+        """What the server says of a channel; level None is the one that holds its own voxels.
 
         Raises
         ------
@@ -220,19 +220,21 @@ class Gateway:
         """Cancel a job; as it is then. CommandFailed if it has ended."""
         return self._json(self._send("DELETE", _job_path(job_id)), f"job {job_id}", "cancel")
 
-    def _volume_of(self, target: Target, level: int, info: Mapping[str, Any]) -> Volume:
+    def _volume_of(self, target: Target, level: int | None, info: Mapping[str, Any]) -> Volume:
         channels, dataset = info["channels"], info["dataset"]
         if target.channel not in channels:
             known = ", ".join(sorted(channels)) or "none"
             raise CommandFailed(
                 f"token {target.token} has no channel {target.channel}; its channels: {known}"
             )
+        channel = channels[target.channel]
+        if level is None:
+            level = int(channel["resolution"])
         if level not in dataset["resolutions"]:
             raise CommandFailed(
                 f"level {level} is outside 0..{max(dataset['resolutions'])}, "
                 f"the levels of dataset {dataset['name']}"
             )
-        channel = channels[target.channel]
         offset = _zyx(dataset["offset"][str(level)])
         return Volume(
             target=target,

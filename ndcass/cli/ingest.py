@@ -62,7 +62,13 @@ def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         type=arguments.corner,
         help="where the first voxel goes, in dataset coordinates (default: the dataset's offset)",
     )
-    parser.add_argument("--level", type=arguments.at_least(0), default=0, metavar="N")
+    parser.add_argument(
+        "--level",
+        type=arguments.at_least(0),
+        metavar="N",
+        help="the resolution level (default: the channel's base, the only one to be written "
+        "unless it is propagated)",
+    )
     parser.add_argument(
         "--time",
         type=arguments.at_least(0),

@@ -147,9 +147,10 @@ def _one_name(match: Match) -> str:
 async def write_nifti(request: web.Request, match: Match) -> web.StreamResponse:
     """POST a file that becomes all of a channel; 200 means that it is on disk."""
     view = await open_token(request, match.token, write=True)
-    words = frozenset(filter(None, match.tail.split("/")))
+    options = match.names.get("nifti_options", "")
+    words = frozenset(filter(None, options.split("/")))
     if words - {CREATE, ANNOTATIONS}:
-        raise InvalidRequest(f"nii/{match.tail[:80]} is none of {CREATE}/, {ANNOTATIONS}/")
+        raise InvalidRequest(f"nii/{options[:80]} is none of {CREATE}/, {ANNOTATIONS}/")
     if CREATE in words:
         await _upload_new(request, view, _one_name(match), annotation=ANNOTATIONS in words)
     else:

@@ -17,7 +17,7 @@ from ndcass.cli.failure import CommandFailed
 from ndcass.geometry import Box
 
 INFO = {
-    "channels": {"em": {"datatype": "uint16", "timerange": [3, 4], "readonly": 0}},
+    "channels": {"em": {"datatype": "uint16", "timerange": [3, 4], "readonly": 0, "resolution": 1}},
     "dataset": {
         "name": "d",
         "resolutions": [0, 1],
@@ -118,6 +118,10 @@ def test_info_becomes_a_volume(gateway: Gateway) -> None:
     assert volume.extent == Box((1, 2, 0), (11, 12, 15))
     assert volume.cuboid_zyx == (64, 64, 64)
     assert (volume.starttime, volume.readonly, volume.identity) == (3, False, 17)
+
+
+def test_without_a_level_it_is_the_base_of_the_channel(gateway: Gateway) -> None:
+    assert gateway.volume(TARGET, None) == gateway.volume(TARGET, 1)
 
 
 def test_unknown_channel_is_refused_with_the_known_ones(gateway: Gateway) -> None:

@@ -118,6 +118,7 @@ async def test_without_an_upload_there_is_no_file_unless_a_header_is_asked_for(
 ) -> None:
     assert await app.status("/nd/sd/v/img/nii/") == 404
     assert await app.status("/nd/sd/v/img/nii/?header=other") == 400
+    assert await app.status("/nd/sd/v/img/nii/junk") == 404
     image = await get(app, "v/img/nii/?header=dataset")
     assert image.shape == SIZE
     assert np.array_equal(image.affine, np.diag([1.0, 1.0, 3.0, 1.0]))
@@ -133,6 +134,7 @@ async def test_without_an_upload_there_is_no_file_unless_a_header_is_asked_for(
         ("v/img/nii/", SERIES[..., 0].astype("<i2") - 300),
         ("v/img/nii/annotations/", SERIES[..., 0]),
         ("v/img/nii/other/", SERIES[..., 0]),
+        ("v/img/nii/createannotations/", SERIES[..., 0]),
         ("v/none/nii/", SERIES[..., 0]),
         ("v/nii/", SERIES[..., 0]),  # no default channel
         ("v/img,lab/nii/", SERIES[..., 0]),
