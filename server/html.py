@@ -16,7 +16,7 @@ from ndcass.server.view import default_window, overview_level
 
 # Pictures are at most so wide and high, cut from the middle of the volume.
 PREVIEW_PIXELS = 512
-PYRAMIDS = ("not built", "being built", "built")
+PYRAMIDS = ("not built", "under propagation", "built")
 
 _PAGE = Template((Path(__file__).parent / "templates" / "page.html").read_text("utf-8"))
 

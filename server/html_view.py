@@ -67,7 +67,7 @@ def view_page(
         + f'<div class="browser">{_figure(view)}{_controls(view, dataset.scalinglevels)}</div>'
         + f"<h2>This box in every format</h2>{_downloads(view)}"
         + f"<h2>Levels</h2>{table}"
-        + (f"<h2>Histogram</h2>{_histogram(histogram)}" if histogram is not None else "")
+        + (f"<h2>Histogram</h2>{_histogram(view, histogram)}" if histogram is not None else "")
         + f"<h2>Channel</h2>{facts(channel, base)}"
     )
     return page(f"{channel.name} of {opened.project.name} - ndcass", body, script="console.js")
@@ -238,7 +238,7 @@ def _downloads(view: View) -> str:
 # -- the histogram
 
 
-def _histogram(histogram: Histogram) -> str:
+def _histogram(view: View, histogram: Histogram) -> str:
     if not histogram.voxels:
         return "<p>No voxel but zeros was counted.</p>"
     low, high = int(histogram.minimum), int(histogram.maximum)
@@ -254,7 +254,8 @@ def _histogram(histogram: Histogram) -> str:
         f'viewBox="0 0 {BARS} {_CHART_HEIGHT}" preserveAspectRatio="none">'
         f'<path d="{outline}"/></svg>'
         f'<p class="axis"><span>{low}</span><span>{high}</span></p></div>'
-        f'<p class="dim">{text}.</p>'
+        f'<p class="dim">{text} &middot; '
+        f'<a href="/nd/stats/{view.token}/{view.channel.name}/all/">all of it</a></p>'
     )
 
 

@@ -101,6 +101,7 @@ async def what_to_open(stores: Stores, server: ServerSettings) -> Sequence[str]:
     z, y, x = SHAPE_ZYX
     return (
         f"everything here   {base}/",
+        f"look through it   {base}/view/{NAME}/{IMAGE_CHANNEL}/",
         f"a section         {base}/nd/sd/{NAME}/{IMAGE_CHANNEL}/xy/0/0,{x}/0,{y}/{z // 2}/",
         f"cut across        {base}/nd/sd/{NAME}/{IMAGE_CHANNEL}/xz/0/0,{x}/{y // 2}/0,{z}/",
         f"its cells         {base}/nd/sd/{NAME}/{LABEL_CHANNEL}/xy/0/0,{x}/0,{y}/{z // 2}/",

@@ -146,6 +146,25 @@ def test_keys_move_about(page: Page) -> None:
     expect_place(page, "xy at z 5: x 232 to 999, y 0 to 575, level 0")
 
 
+@pytest.mark.parametrize("plane", ["xy", "xz", "yz"])
+def test_moving_shows_what_the_page_of_that_place_shows(page: Page, plane: str) -> None:
+    rng = np.random.default_rng(1)
+    shown = "picture => [picture.getAttribute('src'), document.getElementById('place').textContent]"
+    for _ in range(4):
+        x, y, z = (int(n) for n in rng.integers(0, (1000, 700, 25)))
+        page.goto(f"/view/t/series/?plane={plane}&level={rng.integers(2)}&x={x}&y={y}&z={z}&t=2")
+        keys = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "PageUp", "PageDown"]
+        for key in rng.choice(keys, 5):
+            page.keyboard.press(key)
+        page.wait_for_function("!document.getElementById('view').hasAttribute('aria-busy')")
+        moved = page.locator("#picture").evaluate(shown)
+        links = page.locator("a[data-service]").evaluate_all("links => links.map(l => l.href)")
+        text = page.request.get(page.url).text()
+        assert f'src="{moved[0]}"' in text
+        assert f">{moved[1]}</figcaption>" in text
+        assert [link for link in links if f'href="{urlsplit(link).path}"' not in text] == []
+
+
 def test_keys_change_the_level_and_stay_at_the_place(page: Page) -> None:
     page.goto("/view/t/em/?x=100&y=600&z=7")
     page.keyboard.press("PageDown")

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import multiprocessing
+import signal
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from ndcass import statistics, volume
 from ndcass.errors import InvalidRequest, NotFound, StoreUnavailable, TooLarge
 from ndcass.geometry import Box
-from ndcass.jobs import HANDLERS
+from ndcass.jobs import HANDLERS, handlers
 from ndcass.jobs import histogram as histogram_job
 from ndcass.jobs.runner import JobLost, run_jobs
 from ndcass.model import Channel, Dataset, Project, Token
@@ -32,14 +34,18 @@ OFFSET_ZYX = (1, 3, 5)
 @pytest.fixture(params=["memory", "embedded"])
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
     opened: Stores = MemoryStores() if request.param == "memory" else await open_embedded(tmp_path)
+    await make_project(opened)
+    yield opened
+    await opened.close()
+
+
+async def make_project(stores: Stores) -> None:
     z, y, x = SIZE_ZYX
     oz, oy, ox = OFFSET_ZYX
     dataset = Dataset("brain", x, y, z, 1, xoffset=ox, yoffset=oy, zoffset=oz, scalinglevels=1)
-    await opened.catalog.create_dataset(dataset)
-    await opened.catalog.create_project(Project("proj", 1, "brain"))
-    await opened.catalog.create_token(Token("tok", 1, "proj"))
-    yield opened
-    await opened.close()
+    await stores.catalog.create_dataset(dataset)
+    await stores.catalog.create_project(Project("proj", 1, "brain"))
+    await stores.catalog.create_token(Token("tok", 1, "proj"))
 
 
 async def channel_of(stores: Stores, datatype: str = "uint8", **fields: Any) -> Channel:
@@ -325,6 +331,56 @@ async def test_what_cannot_be_read_fails_the_job_and_is_not_counted_as_zero(
         await histogram_job.count_channel(stores, job, progress)
     with pytest.raises(NotFound):
         await statistics.histogram_of(stores, channel)
+
+
+def _count_slowly(folder: str) -> None:
+    """Notes every cuboid, and takes half a second for each."""
+    histogram_job.UNIT_CUBOIDS, histogram_job.NOTE_EVERY_S = 1, 0.0
+
+    @contextlib.asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        await asyncio.sleep(0.5)
+        yield
+
+    async def run() -> None:
+        stores = await open_embedded(Path(folder))
+        stop = asyncio.Event()
+        known = handlers(slow)
+        await run_jobs(stores, known, owner="victim", stop=stop, poll_s=0.01, lease_s=1.0)
+
+    asyncio.run(run())
+
+
+async def test_a_worker_that_is_killed_leaves_its_count_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(90), contextlib.AsyncExitStack() as stack:
+        stores = await open_embedded(tmp_path)
+        stack.push_async_callback(stores.close)
+        await make_project(stores)
+        channel, voxels = await filled(stores)
+        [job] = await ordered(stores, channel)
+        victim = multiprocessing.get_context("spawn").Process(
+            target=_count_slowly, args=(str(tmp_path),), daemon=True
+        )
+        victim.start()
+        while (await stores.jobs.job(job.id)).done_units < 3:
+            await asyncio.sleep(0.02)
+        victim.kill()
+        await asyncio.to_thread(victim.join, 60)
+        assert victim.exitcode == -signal.SIGKILL
+        read: list[int] = []
+        original = volume.read_slabs
+
+        async def counted(store: Any, slabs: Any, **options: Any) -> None:
+            read.append(len(slabs))
+            await original(store, slabs, **options)
+
+        monkeypatch.setattr(histogram_job, "read_slabs", counted)
+        assert (await done(stores, job)).state == JobState.SUCCESS
+        # What was noted last may be one cuboid behind what was said last.
+        assert 0 < sum(read) <= 18 - 2
+        assert await whole(stores, channel) == counts(voxels)
 
 
 # -- bad orders
