@@ -80,6 +80,39 @@ class WriteClock:
         self._random = os.urandom(_RANDOM_BYTES)
 
 
+class SteadyClock:
+    """The wall clock, as far as one may trust it since it was checked.
+
+    It goes no further ahead than time has passed since the last check: a wall clock that was set
+    ahead meanwhile does not count. One that was set back does.
+
+    Parameters
+    ----------
+    now_ms : callable
+        The wall clock, in milliseconds since 1970.
+    monotonic_s : callable
+        A clock that nobody can set, in seconds.
+    """
+
+    def __init__(
+        self,
+        now_ms: Callable[[], int] = wall_clock_ms,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now_ms = now_ms
+        self._monotonic_s = monotonic_s
+        self.checked()
+
+    def checked(self) -> None:
+        """Note that the wall clock is right at this moment."""
+        self._checked_ms, self._checked_s = self._now_ms(), self._monotonic_s()
+
+    def __call__(self) -> int:
+        """Milliseconds since 1970."""
+        passed_ms = int((self._monotonic_s() - self._checked_s) * 1000)
+        return min(self._now_ms(), self._checked_ms + passed_ms)
+
+
 def milliseconds_of(write_id: bytes) -> int:
     """When a write id was made, in milliseconds since 1970, by the clock that made it."""
     if len(write_id) != WRITE_ID_BYTES:

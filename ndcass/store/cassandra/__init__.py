@@ -149,9 +149,7 @@ class CassandraStores:
 
     async def maintain(self) -> None:
         """As `Stores.maintain`."""
-        self.cuboids.clock_fault = await clock_fault(
-            self.driver, max_skew_ms=self.cuboids.windows.max_clock_skew_ms
-        )
+        await self.check_clock()
         await self.catalog.submit_left_over()
         await self.objects.finish_puts()
         if time.monotonic() >= self._tidy_at_s:
@@ -160,6 +158,16 @@ class CassandraStores:
             await self.jobs.prune(older_than_s=KEEP_ENDED_JOBS_S)
         if not self.cuboids.clock_fault:
             await self.folding.step()
+
+    async def check_clock(self) -> None:
+        """Compare this machine's clock with those of the nodes."""
+        self.cuboids.clock_fault = await clock_fault(
+            self.driver,
+            max_skew_ms=self.cuboids.windows.max_clock_skew_ms,
+            former=self.cuboids.clock_fault,
+        )
+        if not self.cuboids.clock_fault:
+            self.folding.clock_is_right()
 
     async def close(self) -> None:
         """As `Stores.close`."""
@@ -197,7 +205,7 @@ async def open_cassandra(settings: CassandraSettings) -> CassandraStores:
             bytes_per_s=settings.fold_bytes_per_s,
         )
         stores = CassandraStores(driver, cuboids, writer, folding)
-        cuboids.clock_fault = await clock_fault(driver, max_skew_ms=windows.max_clock_skew_ms)
+        await stores.check_clock()
     except BaseException:
         await driver.close()
         raise

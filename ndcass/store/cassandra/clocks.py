@@ -18,8 +18,10 @@ RESOLUTION_MS = 1.0
 _QUERY = "SELECT toUnixTimestamp(now()) FROM system.local"
 
 
-async def clock_fault(driver: Driver, *, max_skew_ms: int) -> str:
+async def clock_fault(driver: Driver, *, max_skew_ms: int, former: str = "") -> str:
     """Why this process may not write; empty if its clock agrees with most nodes' clocks.
+
+    `former` is what was found before: that holds until some node tells better.
 
     Half of the nodes may be wrong, or away. What the network hides counts for us: a node that
     takes 40 ms to answer cannot show a difference of less than 20.
@@ -28,7 +30,7 @@ async def clock_fault(driver: Driver, *, max_skew_ms: int) -> str:
     answers = await bounded_map(lambda host: _offset_ms(driver, host), nodes, limit=ASKED_AT_ONCE)
     known = [offset for offset in answers if offset is not None]
     if not known:
-        return ""  # nobody to ask: a write will fail by itself
+        return former
     offset = median(known)
     if abs(offset) <= max_skew_ms:
         return ""

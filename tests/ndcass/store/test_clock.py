@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ndcass.errors import CorruptValue
-from ndcass.store.clock import WriteClock, milliseconds_of, wall_clock_ms
+from ndcass.store.clock import SteadyClock, WriteClock, milliseconds_of, wall_clock_ms
 
 
 class HandClock:
@@ -124,3 +124,26 @@ def test_a_forked_child_makes_other_ids() -> None:
     mine = clock.next_id()
     assert mine[:8] == from_child[:8]
     assert mine[8:] != from_child[8:]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(-100_000, 100_000)), max_size=20),
+)
+def test_a_steady_clock_goes_no_further_than_time_has_passed(steps: list[tuple[int, int]]) -> None:
+    wall = HandClock(1_000_000)
+    passed_ms = 0
+    steady = SteadyClock(wall, lambda: passed_ms / 1000)
+    for pause_ms, set_by_ms in steps:
+        passed_ms += pause_ms
+        wall.now_ms += pause_ms + set_by_ms
+        assert steady() <= min(wall.now_ms, 1_000_000 + passed_ms)
+        assert steady() >= min(wall.now_ms, 1_000_000 + passed_ms) - 1
+
+
+def test_a_steady_clock_follows_a_wall_clock_that_was_checked() -> None:
+    wall = HandClock(1_000)
+    steady = SteadyClock(wall, lambda: 0.0)
+    wall.now_ms = 9_000
+    assert steady() == 1_000
+    steady.checked()
+    assert steady() == 9_000
