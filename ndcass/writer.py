@@ -103,6 +103,7 @@ class CutoutWriter:
         for channel in self._channels.values():
             live = await self._stores.catalog.live_channel(channel.id)
             if live is None:
+                await self._batch.strand()
                 raise NotFound(
                     "the channel was deleted, or its type or geometry changed, while it was "
                     "written to: what was written into it is lost"

@@ -154,7 +154,13 @@ async def _wait(
         await asyncio.sleep(min(max(wait_s, POLL_S), LONGEST_WAIT_S))
         await folding.step()
         if args.drain and where.unfolded.rows and where.foldable_from_s <= time.time():
+            before = where.unfolded
             job, where = await _fold(stores, channel, args)
+            if where.unfolded == before and where.foldable_from_s <= time.time():
+                raise CommandFailed(
+                    f"{channel.project}/{channel.name}: {before.rows} rows stay where they are; "
+                    "the log says which of them are damaged"
+                )
         else:
             where = await folding.whereabouts(channel.id)
     return job, where

@@ -2,7 +2,7 @@
 
 import time
 
-from ndcass.errors import Conflict, NotFound
+from ndcass.errors import Conflict, CorruptValue, NotFound
 from ndcass.jobs.runner import Progress
 from ndcass.store.base import Job, Stores
 from ndcass.store.folding import Folding, HasFolding
@@ -27,6 +27,8 @@ async def fold_channel(stores: Stores, job: Job, progress: Progress) -> None:
     ------
     NotFound
         If the channel is gone.
+    CorruptValue
+        If some of it is damaged; the rest is folded.
     """
     folding = folding_of(stores)
     if not await stores.catalog.is_live(job.channel_id):
@@ -34,12 +36,15 @@ async def fold_channel(stores: Stores, job: Job, progress: Progress) -> None:
     drain, place = bool(job.detail.get("drain")), list(job.detail.get("place", ()))
     done = {name: int(job.detail.get(name, 0)) for name in ("cuboids", "rows", "size_bytes")}
     buckets = job.done_units
+    damage = str(job.detail.get("damage", ""))
     total = job.total_units or await folding.count(job.channel_id)
     noted_s = time.monotonic()
 
     async def note() -> None:
         # Buckets come while a channel is written to.
         detail = {"drain": drain, "place": place, **done}
+        if damage:
+            detail["damage"] = damage
         await progress(buckets, max(total, buckets), detail)
 
     await note()
@@ -49,8 +54,11 @@ async def fold_channel(stores: Stores, job: Job, progress: Progress) -> None:
         done["cuboids"] += part.cuboids
         done["rows"] += part.rows
         done["size_bytes"] += part.size_bytes
+        damage = damage or part.damage
         if time.monotonic() - noted_s >= NOTE_EVERY_S:
             noted_s = time.monotonic()
             await note()
     total = buckets
     await note()
+    if damage:
+        raise CorruptValue(damage)

@@ -115,6 +115,9 @@ class CuboidBatch(Protocol):
     async def commit(self) -> None:
         """Make it durable and visible. `StoreFull` if the space does not suffice."""
 
+    async def strand(self) -> None:
+        """After a commit into a channel that is gone: have `Stores.maintain` find what it left."""
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(

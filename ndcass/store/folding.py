@@ -23,6 +23,8 @@ class FoldedPart:
         Where to go on: a fold that is begun again behind this visits no more than is left.
     buckets, cuboids, rows, size_bytes : int
         How much was visited, and how many cuboids, writes and bytes of them were folded.
+    damage : str
+        Why it stays as it is: no replica has all of it whole. Empty if it was folded.
     """
 
     place: tuple[int, ...]
@@ -30,6 +32,7 @@ class FoldedPart:
     cuboids: int
     rows: int
     size_bytes: int
+    damage: str = ""
 
 
 @dataclass(frozen=True, slots=True)

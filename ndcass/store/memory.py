@@ -190,6 +190,9 @@ class MemoryBatch:
         self._store.publish(self._rows, self._stale, self._cleared)
         self._rows, self._stale, self._cleared = [], set(), ()
 
+    async def strand(self) -> None:
+        """Nothing to do: left-over rows are found by looking at all rows."""
+
     async def __aenter__(self) -> Self:
         return self
 

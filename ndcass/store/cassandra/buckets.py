@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 PAGE_BYTES = 4 << 20
 # Pages of one bucket under way.
 PAGES_AT_ONCE = 4
+# Payloads of one bucket that are held at once; one whose cuboids were written once has a quarter.
+BUCKET_BYTES_AT_ONCE = 64 << 20
 HEADERS_A_PAGE = 4096
 HEADER_BYTES = 128
 MOST_READS = 4
@@ -102,8 +104,21 @@ class Heads:
         return b"".join([start, *(head.write_id for head in self.unfolded)])
 
 
-# Payloads by (morton, kind, write id, part).
-_Payloads = dict[tuple[int, int, bytes, int], bytes]
+class Crowded(Exception):
+    """A bucket has more bytes of payloads than are read at once.
+
+    `cuboids` is how many cuboids of it may be.
+    """
+
+    def __init__(self, cuboids: int) -> None:
+        super().__init__(cuboids)
+        self.cuboids = cuboids
+
+
+class _Payloads(dict[tuple[int, int, bytes, int], bytes]):
+    """Payloads by (morton, kind, write id, part), and how many bytes they have."""
+
+    size_bytes = 0
 
 
 class BucketReader:
@@ -142,6 +157,8 @@ class BucketReader:
         ------
         CorruptValue
             If no replica has a payload that fits.
+        Crowded
+            If several cuboids have too much to be read together.
         StoreError
         """
         missing: CuboidAddress | None = None
@@ -150,6 +167,7 @@ class BucketReader:
             heads, payloads = await both(
                 self.heads(bucket, mortons), self._payloads(bucket, mortons, cuboid_bytes)
             )
+            _refuse_crowded(heads)
             if any(cuboid.is_torn for cuboid in heads.values()):
                 self.counts["torn"] += 1
                 continue
@@ -171,7 +189,7 @@ class BucketReader:
 
     async def complete(self, bucket: Bucket, heads: Sequence[Head]) -> list[CuboidRow] | None:
         """Some rows of one cuboid with their payloads, every byte checked; None if one is gone."""
-        payloads: _Payloads = {}
+        payloads = _Payloads()
         for kind in (WRITE, BASE):
             some = [head for head in heads if head.kind == kind]
             if not some:
@@ -241,7 +259,7 @@ class BucketReader:
         self, bucket: Bucket, mortons: Sequence[int] | None, cuboid_bytes: int
     ) -> _Payloads:
         """What one replica has; it may lack rows that the headers will name."""
-        payloads: _Payloads = {}
+        payloads = _Payloads()
 
         async def gather(piece: tuple[Tier, Sequence[int] | None]) -> None:
             tier, some = piece
@@ -272,7 +290,7 @@ class BucketReader:
         page_rows: int,
         size_bytes: int = PAGE_BYTES,
     ) -> None:
-        """The payloads that one replica has of a selection."""
+        """The payloads that one replica has of a selection, as far as there is room for them."""
         async for page in self._driver.pages(
             statement,
             values,
@@ -283,6 +301,9 @@ class BucketReader:
             for morton, kind, write_id, part, payload in page:
                 if payload is not None:
                     payloads[morton, kind, write_id, part] = payload
+                    payloads.size_bytes += len(payload)
+            if payloads.size_bytes > BUCKET_BYTES_AT_ONCE:
+                return  # the headers tell what to do about it
 
     async def _complete(
         self, bucket: Bucket, heads: Sequence[Head], payloads: _Payloads, *, checked: bool
@@ -369,6 +390,14 @@ class BucketReader:
 
     async def _prepared(self, cql: str, tier: Tier) -> Statement:
         return await self._driver.prepare(cql, keyspace=tier.keyspace, data_centre=tier.data_centre)
+
+
+def _refuse_crowded(heads: Mapping[int, Heads]) -> None:
+    """Crowded if there are several cuboids, and too many bytes in all of their rows."""
+    rows = (head for one in heads.values() for head in (*one.writes, *one.bases.values()))
+    size = sum(head.size_bytes for head in rows)
+    if size > BUCKET_BYTES_AT_ONCE and len(heads) > 1:
+        raise Crowded(max(1, len(heads) * BUCKET_BYTES_AT_ONCE // (2 * size)))
 
 
 def _note(cuboid: Heads, kind: int, write_id: bytes, header: bytes, address: CuboidAddress) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from ndcass.concurrency import as_ready, bounded_map
 from ndcass.errors import CorruptValue, StoreUnavailable
 from ndcass.store.base import CuboidAddress, StoredCuboid
-from ndcass.store.cassandra.buckets import BucketReader
+from ndcass.store.cassandra.buckets import BucketReader, Crowded
 from ndcass.store.cassandra.crowding import Crowding
 from ndcass.store.cassandra.driver import Consistency, Driver
 from ndcass.store.cassandra.layouts import Layout, Layouts
@@ -21,7 +21,7 @@ from ndcass.store.cassandra.rows import Bucket, timestamp_us
 from ndcass.store.cassandra.stale import CassandraStale
 from ndcass.store.cassandra.tables import Tables, batched
 from ndcass.store.cassandra.tiers import Tiers, Windows
-from ndcass.store.cassandra.writing import CassandraBatch, RowWriter
+from ndcass.store.cassandra.writing import CassandraBatch, HeldBytes, RowWriter
 from ndcass.store.clock import WriteClock
 from ndcass.store.versions import versions_digest
 
@@ -69,6 +69,7 @@ class CassandraCuboids:
             driver, tiers.ingest, tiers.archive, read_window_s=windows.read_window_s
         )
         self.crowding = Crowding()
+        self._memory = HeldBytes()
         self.clock_fault = ""
         tables = Tables(driver, keyspace=tiers.meta.keyspace, data_centre=tiers.meta.data_centre)
         self.stale = CassandraStale(tables, self.clock, windows, new_batch=self._batch)
@@ -99,6 +100,7 @@ class CassandraCuboids:
             clock,
             self.windows,
             self.stale,
+            self._memory,
             wrote=self.crowding.wrote,
         )
 
@@ -119,15 +121,27 @@ class CassandraCuboids:
     ) -> AsyncIterator[Sequence[StoredCuboid]]:
         wanted = await self._by_bucket(addresses)
 
+        crowded: list[tuple[Bucket, Layout, Sequence[int]]] = []
+
         async def read(item: tuple[Bucket, tuple[Layout, list[int]]]) -> list[StoredCuboid]:
             bucket, (layout, mortons) = item
-            return await self._read_bucket(bucket, layout, mortons, checked=checked)
+            try:
+                return await self._read_bucket(bucket, layout, mortons, checked=checked)
+            except Crowded as error:
+                crowded.extend((bucket, layout, some) for some in batched(mortons, error.cuboids))
+                return []
 
         reads = as_ready(read, wanted.items(), limit=READS_AT_ONCE)
         async with contextlib.aclosing(reads) as results:
             async for found in results:
                 if found:
                     yield found
+        # One after the other: each takes as much memory as there is for it.
+        while crowded:
+            bucket, layout, mortons = crowded.pop()
+            found = await read((bucket, (layout, list(mortons))))
+            if found:
+                yield found
 
     async def scan(
         self,
@@ -158,7 +172,8 @@ class CassandraCuboids:
             bucket.address(morton)
             for bucket, found in zip(buckets, heads, strict=True)
             for morton, cuboid in found.items()
-            if cuboid.valid
+            # A base that was not met is there all the same: its pointer moved while pages came.
+            if cuboid.valid or cuboid.pointer is not None
         ]
 
     async def versions(self, addresses: Sequence[CuboidAddress]) -> bytes:
@@ -261,8 +276,8 @@ class CassandraCuboids:
         """The damaged cuboids of a bucket; one by one where the bucket as a whole is not well."""
         try:
             await self._read_bucket(bucket, layout, mortons, checked=True)
-        except CorruptValue as error:
-            if len(mortons) == 1:
+        except (CorruptValue, Crowded) as error:
+            if len(mortons) == 1:  # which is never crowded
                 return [(bucket.address(mortons[0]), str(error))]
         else:
             return []

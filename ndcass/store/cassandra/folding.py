@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ndcass.errors import ConfigError, StoreError
+from ndcass.errors import ConfigError, CorruptValue, StoreError
 from ndcass.store.cassandra.buckets import Heads
 from ndcass.store.cassandra.crowding import CROWDED_ROWS
 from ndcass.store.cassandra.cuboids import CassandraCuboids
@@ -35,7 +35,7 @@ from ndcass.store.cassandra.rows import Bucket, Head
 from ndcass.store.cassandra.sweep import Sweeper, garbage_of
 from ndcass.store.cassandra.tables import Tables
 from ndcass.store.cassandra.writing import RowWriter
-from ndcass.store.clock import milliseconds_of, wall_clock_ms
+from ndcass.store.clock import SteadyClock, milliseconds_of
 from ndcass.store.folding import Amount, FoldedPart, Whereabouts
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class CassandraFolding:
         settings: FoldSettings,
         *,
         is_live: IsLive = always_live,
-        now_ms: Callable[[], int] = wall_clock_ms,
+        now_ms: Callable[[], int] | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
         on_step: OnStep = lambda step: None,
     ) -> None:
@@ -111,6 +111,9 @@ class CassandraFolding:
         cuboids.crowding.more_than = settings.rows
         self._cuboids = cuboids
         self._settings = settings
+        # A watermark from a clock that was set ahead would pass over writes under way.
+        self._steady = SteadyClock()
+        now_ms = now_ms or self._steady
         self._now_ms = now_ms
         self._monotonic_s = monotonic_s
         self._on_step = on_step
@@ -148,7 +151,7 @@ class CassandraFolding:
         settings: FoldSettings,
         *,
         is_live: IsLive = always_live,
-        now_ms: Callable[[], int] = wall_clock_ms,
+        now_ms: Callable[[], int] | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
         on_step: OnStep = lambda step: None,
     ) -> "CassandraFolding":
@@ -165,6 +168,10 @@ class CassandraFolding:
             monotonic_s=monotonic_s,
             on_step=on_step,
         )
+
+    def clock_is_right(self) -> None:
+        """Note that the wall clock was just compared with those of the nodes."""
+        self._steady.checked()
 
     @property
     def counts(self) -> Counter[str]:
@@ -248,7 +255,14 @@ class CassandraFolding:
                 # Before it is folded: whatever happens then, somebody will sweep.
                 await self.queue.note([bucket])
                 self._on_step("bucket noted")
-                done, _ = await self.visit(bucket, more_than=more_than)
+                try:
+                    done, _ = await self.visit(bucket, more_than=more_than)
+                except CorruptValue as error:
+                    # Those behind it are worth folding all the same.
+                    logger.warning("a bucket cannot be folded: %s", error)
+                    self.folder.counts["buckets_damaged"] += 1
+                    yield FoldedPart(bucket, 1, 0, 0, 0, damage=str(error))
+                    continue
                 await self._sweep_due(time.monotonic() + self._settings.step_s)
                 yield FoldedPart(bucket, 1, len(done.moved), done.rows, done.size_bytes)
 
@@ -341,12 +355,13 @@ class CassandraFolding:
         )
         older_ms = int(self._settings.drain_after_s * 1000)
         while time.monotonic() < until_s:
+            state, self._patrol_state = self._patrol_state, None  # it may be why this fails
             page = await self._driver.page(
                 statement,
                 (),
                 consistency=Consistency.LOCAL_QUORUM,
                 page_rows=PATROL_ROWS,
-                state=self._patrol_state,
+                state=state,
             )
             for row in page.rows:
                 bucket = Bucket(*row)

@@ -43,15 +43,18 @@ class Occupancy:
         self._noted: set[Bucket] = set()
         self._rooted: set[_Root] = set()
 
-    async def note(self, buckets: Iterable[Bucket]) -> None:
-        """Have entries for these buckets at quorum; nothing to do for those noted before."""
+    async def note(self, buckets: Iterable[Bucket], *, again: bool = False) -> None:
+        """Have entries for these buckets at quorum; nothing to do for those noted before.
+
+        With `again` they are written whatever was noted: somebody may have forgotten them since.
+        """
         missing: defaultdict[_Root, list[Bucket]] = defaultdict(list)
         for bucket in buckets:
-            if bucket not in self._noted:
+            if again or bucket not in self._noted:
                 missing[_root(bucket)].append(bucket)
         if not missing:
             return
-        roots = [root for root in missing if root not in self._rooted]
+        roots = [root for root in missing if again or root not in self._rooted]
         await bounded_map(self._note_root, roots, limit=WRITES_AT_ONCE)
         groups = [
             (root, found[at : at + ENTRIES])

@@ -8,6 +8,7 @@ whole; one that fails is indeterminate.
 import asyncio
 import os
 import tempfile
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
@@ -36,7 +37,7 @@ from ndcass.store.clock import WriteClock, milliseconds_of
 if TYPE_CHECKING:
     from ndcass.store.cassandra.stale import CassandraStale, FixedClock
 
-# Encoded voxels of one batch that stay in memory.
+# Encoded voxels that all batches of a store keep in memory.
 HELD_BYTES = 256 << 20
 # One mutation: 4 MiB of voxels and what goes with them. Nearly twice as fast as half of it, and
 # well below what a node takes at most (`make bench-cassandra`).
@@ -77,6 +78,27 @@ class _Spooled(NamedTuple):
 
     offset: int
     size: int
+
+
+class HeldBytes:
+    """What the batches of a store hold in memory, together; any thread may ask."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for so many bytes, which are then taken."""
+        with self._lock:
+            if self.used + size > HELD_BYTES:
+                return False
+            self.used += size
+            return True
+
+    def give(self, size: int) -> None:
+        """Let go of bytes that were taken."""
+        with self._lock:
+            self.used -= size
 
 
 class RowWriter:
@@ -155,6 +177,7 @@ class CassandraBatch:
         clock: WriteClock,
         windows: Windows,
         stale: "CassandraStale",
+        memory: HeldBytes,
         *,
         wrote: Callable[[Bucket, Sequence[int]], None],
     ) -> None:
@@ -170,7 +193,9 @@ class CassandraBatch:
         self._cleared: Sequence[StaleMark] = ()
         self._fixed: FixedClock | None = None
         self._held: list[_Encoded] = []
+        self._memory = memory
         self._held_bytes = 0
+        self._buckets: list[Bucket] = []
         # Of one cuboid, by channel.
         self._cuboid_bytes: dict[int, int] = {}
         self._spool: IO[bytes] | None = None
@@ -202,8 +227,15 @@ class CassandraBatch:
         await self._pending.settle()
         await self._stale.clear(self._cleared)
 
+    async def strand(self) -> None:
+        """As `CuboidBatch.strand`."""
+        # Whoever deleted the channel may have forgotten them after they were noted, and before
+        # this batch wrote.
+        await self._occupancy.note(self._buckets, again=True)
+
     async def _send_all(self, held: Sequence[_Encoded]) -> None:
         by_bucket = await self._by_bucket(held)
+        self._buckets = list(by_bucket)
         await self._occupancy.note(by_bucket)
         ids = await bounded_map(self._send, _chunks(by_bucket), limit=WRITES_AT_ONCE)
         # Whoever writes after this acknowledgement, through whichever gateway, gets a later id.
@@ -236,6 +268,8 @@ class CassandraBatch:
         trace: TracebackType | None,
     ) -> None:
         self._held = []
+        self._memory.give(self._held_bytes)
+        self._held_bytes = 0
         if self._spool is not None:
             self._spool.close()
 
@@ -250,9 +284,10 @@ class CassandraBatch:
                 rows = await run_cpu(self._sealed, writes, ids)
                 await self._writer.send(bucket, rows)
         except TimeoutError:
-            raise StoreTimeout(
-                "the store took too long; whether the write happened is unknown"
-            ) from None
+            raise _late() from None
+        # The timer stands still while a machine sleeps, the clock of the folds does not.
+        if self._left_s(ids[0]) < 0:
+            raise _late()
         self._wrote(bucket, [write.address.morton for write in writes])
         return ids[-1]
 
@@ -289,7 +324,7 @@ class CassandraBatch:
 
     def _kept(self, body: bytes) -> bytes | _Spooled:
         """The body itself, or where it is in the temporary file once memory is used up."""
-        if self._held_bytes + len(body) <= HELD_BYTES:
+        if self._memory.take(len(body)):
             self._held_bytes += len(body)
             return body
         try:
@@ -339,6 +374,10 @@ class CassandraBatch:
             front = codec.seal(write.front, head.identity(write.address))
             rows.append((head, b"".join((front, self._body(write)))))
         return rows
+
+
+def _late() -> StoreTimeout:
+    return StoreTimeout("the store took too long; whether the write happened is unknown")
 
 
 def _chunks(held: Mapping[Bucket, Sequence[_Encoded]]) -> list[tuple[Bucket, list[_Encoded]]]:

@@ -739,6 +739,9 @@ class EmbeddedBatch:
         for channel_id in {address.channel_id for address in self._commit.stale}:
             self._store.stale.bell.ring(channel_id)
 
+    async def strand(self) -> None:
+        """Nothing to do: the index has everything that was committed."""
+
     async def __aenter__(self) -> Self:
         return self
 

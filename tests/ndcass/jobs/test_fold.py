@@ -22,6 +22,7 @@ class Folds:
 
     visited: list[int] = field(default_factory=list)
     fails_at: int | None = None
+    damaged: int | None = None
 
     async def count(self, channel_id: int) -> int:
         return BUCKETS
@@ -34,7 +35,8 @@ class Folds:
                 self.fails_at = None
                 raise asyncio.CancelledError
             self.visited.append(bucket)
-            yield FoldedPart((bucket,), 1, 2 if drain else 1, 3, 100)
+            damage = f"bucket {bucket} is damaged" if bucket == self.damaged else ""
+            yield FoldedPart((bucket,), 1, 2 if drain else 1, 3, 100, damage=damage)
 
     async def whereabouts(self, channel_id: int) -> Whereabouts:
         return Whereabouts(False, Amount(), 0, Amount(), Amount(), 0)
@@ -114,3 +116,12 @@ async def test_a_store_that_merges_at_once_has_nothing_to_fold() -> None:
     job = await done(stores, job)
     assert job.state is JobState.FAILURE
     assert "nothing to fold" in job.error
+
+
+async def test_what_is_damaged_is_told_when_the_rest_is_folded() -> None:
+    stores = FoldingStores()
+    stores.folding.damaged = 2
+    job = await stores.jobs.submit(FOLD_JOB, await channel_of(stores), {"drain": True})
+    job = await done(stores, job)
+    assert stores.folding.visited == list(range(BUCKETS))
+    assert (job.state, job.error) == (JobState.FAILURE, "bucket 2 is damaged")

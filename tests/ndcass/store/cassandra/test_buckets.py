@@ -237,3 +237,25 @@ async def test_with_two_tiers_a_write_is_read_from_the_first(
     elsewhere = await CassandraCuboids.open(driver, archive_only, windows, bucket_bits=3)
     assert await elsewhere.buckets.heads(volume.bucket) == {}, "it has not been drained"
     np.testing.assert_array_equal(await volume.voxels(3, voxels), voxels)
+
+
+async def test_a_crowded_bucket_is_read_in_pieces(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    last = {}
+    for morton in range(8):
+        for _ in range(3):
+            last[morton] = rng.integers(1, 250, SHAPE).astype("<u1")
+            await volume.write(morton, last[morton], WriteOp.REPLACE)
+    monkeypatch.setattr(buckets, "BUCKET_BYTES_AT_ONCE", 4 * int(np.prod(SHAPE)))
+    with pytest.raises(buckets.Crowded) as crowded:
+        await volume.read()
+    assert crowded.value.cuboids < 8
+    addresses = [volume.bucket.address(morton) for morton in range(8)]
+    found = [one async for page in volume.cuboids.read(addresses) for one in page]
+    assert sorted(address.morton for address, _ in found) == list(range(8))
+    for address, rows in found:
+        merged = assemble.merged(address, rows, cuboid_zyx=SHAPE, dtype=np.dtype("<u1"))
+        np.testing.assert_array_equal(merged.voxels, last[address.morton])
+    assert await volume.cuboids.verify(addresses) == []

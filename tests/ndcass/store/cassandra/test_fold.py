@@ -23,7 +23,13 @@ from ndcass.errors import (
 )
 from ndcass.merge import WriteOp, apply
 from ndcass.store.cassandra import buckets, fold
-from ndcass.store.cassandra.driver import Driver, Page, Statement, TransactionResult
+from ndcass.store.cassandra.driver import (
+    Consistency,
+    Driver,
+    Page,
+    Statement,
+    TransactionResult,
+)
 from ndcass.store.cassandra.fold import settled_after_ms
 from ndcass.store.cassandra.pointers import Move
 from ndcass.store.cassandra.rows import (
@@ -37,7 +43,18 @@ from ndcass.store.cassandra.rows import (
 from ndcass.store.cassandra.tiers import Tiers, Windows
 from ndcass.store.clock import WriteClock, wall_clock_ms
 from tests.cassandra_nodes import CassandraNodes
-from tests.folding import DTYPE, SHAPE, Volume, channel_ids, labels, open_volume, read, same, write
+from tests.folding import (
+    BUCKET_BITS,
+    DTYPE,
+    SHAPE,
+    Volume,
+    channel_ids,
+    labels,
+    open_volume,
+    read,
+    same,
+    write,
+)
 
 ROOT = Path(__file__).resolve().parents[4]
 SOLID = np.full(SHAPE, 7, dtype=DTYPE)
@@ -396,6 +413,32 @@ async def test_a_pointer_without_its_base_is_an_error_and_never_zeros(volume: Vo
     assert volume.cuboids.counts["torn"] > 1
     await volume.fold_and_sweep()
     assert await volume.rows() == (4, 0)
+
+
+async def test_a_bucket_with_a_damaged_header_stops_no_drain(volume: Volume) -> None:
+    far = 8 << BUCKET_BITS
+    for morton in (0, far):
+        await volume.write(morton, SOLID)
+    write_id = (await volume.cuboids.buckets.heads(volume.bucket(0)))[0].writes[0].write_id
+    await damage(volume, 0, write_id, "header", b"damage" * 8)
+    volume.clock.pass_windows()
+    parts = [part async for part in volume.folding.fold_channel(volume.channel_id, drain=True)]
+    assert [bool(part.damage) for part in parts] == [True, False]
+    assert [part.cuboids for part in parts] == [0, 1]
+    assert await volume.rows(far) == (1, 1)
+
+
+async def damage(volume: Volume, morton: int, write_id: bytes, column: str, value: bytes) -> None:
+    """Overwrite a cell of a write, on every replica."""
+    tier = volume.cuboids.tiers.ingest
+    statement = await volume.driver.prepare(
+        f"UPDATE cuboids SET {column}=? WHERE channel=? AND pyramid=0 AND level=0 AND t=0 "
+        "AND bucket=? AND morton=? AND kind=0 AND write_id=? AND part=0",
+        keyspace=tier.keyspace,
+        data_centre=tier.data_centre,
+    )
+    values = (value, volume.channel_id, volume.bucket(morton).bucket, morton, write_id)
+    await volume.driver.execute(statement, values, consistency=Consistency.ALL)
 
 
 async def test_a_damaged_write_is_not_folded_and_the_others_are(volume: Volume) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ndcass.errors import StoreFull
+from ndcass.errors import StoreFull, StoreTimeout
 from ndcass.merge import WriteOp
 from ndcass.store.base import PLAIN, CuboidAddress
 from ndcass.store.cassandra import writing
@@ -18,7 +18,7 @@ from ndcass.store.cassandra.driver import Driver
 from ndcass.store.cassandra.rows import PART_BYTES, WRITE, Bucket, Head, parts_of, unpack_header
 from ndcass.store.cassandra.tiers import Tiers, Windows
 from ndcass.store.cassandra.writing import MUTATION_BYTES, ROW_BYTES, RowWriter
-from ndcass.store.clock import milliseconds_of, wall_clock_ms
+from ndcass.store.clock import WriteClock, milliseconds_of, wall_clock_ms
 from tests.store_contract import merged_cuboids, write_of
 
 BUCKET = Bucket(9, PLAIN, 0, 0, 0)
@@ -147,6 +147,61 @@ async def test_what_memory_does_not_hold_comes_back_from_a_file(
     assert sorted(found) == list(range(10))
     for morton, voxels in found.items():
         np.testing.assert_array_equal(voxels, noise(morton))
+
+
+async def test_batches_share_the_memory_for_what_they_hold(
+    cuboids: CassandraCuboids, channel_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "HELD_BYTES", 3 * np.prod(SHAPE))
+    async with cuboids.batch() as first:
+        await first.add(writes(channel_id, 2))
+        assert first._spool is None
+        async with cuboids.batch() as second:
+            await second.add(writes(channel_id, 2))
+            assert second._spool is not None
+        await first.commit()
+    async with cuboids.batch() as third:
+        await third.add(writes(channel_id, 2))
+        assert third._spool is None
+    assert cuboids._memory.used == 0
+
+
+async def test_a_write_that_was_held_up_beyond_its_window_is_not_acknowledged(
+    cuboids: CassandraCuboids, channel_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep_ms = 0
+    cuboids.clock = WriteClock(lambda: wall_clock_ms() + asleep_ms)
+    send = cuboids.writer.send
+
+    async def sleeps(*args: Any) -> None:
+        nonlocal asleep_ms
+        await send(*args)
+        asleep_ms = 60_000  # as if the machine had slept: no timer has seen it
+
+    monkeypatch.setattr(cuboids.writer, "send", sleeps)
+    async with cuboids.batch() as batch:
+        await batch.add(writes(channel_id, 1))
+        with pytest.raises(StoreTimeout, match="unknown"):
+            await batch.commit()
+
+
+async def test_what_is_written_into_a_channel_that_is_gone_is_found(
+    cuboids: CassandraCuboids, channel_id: int, driver: Driver, one_tier: Tiers
+) -> None:
+    other = await CassandraCuboids.open(driver, one_tier, Windows(max_clock_skew_ms=0))
+    async with cuboids.batch() as batch:
+        await batch.add(writes(channel_id, 1))
+        await batch.commit()
+    await other.delete_channel(channel_id)
+    async with cuboids.batch() as batch:  # which remembers that it has noted the bucket
+        await batch.add(writes(channel_id, 1))
+        await batch.commit()
+        assert [page async for page in cuboids.occupancy.walk(channel_id)] == []
+        await batch.strand()
+    assert channel_id in await cuboids.occupancy.channel_ids()
+    assert len([page async for page in cuboids.occupancy.walk(channel_id)]) == 1
+    await cuboids.delete_channel(channel_id)
+    assert await read(other, channel_id, 1) == {}
 
 
 async def test_a_full_disk_refuses_the_write_and_nothing_is_sent(
