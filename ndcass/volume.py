@@ -46,28 +46,22 @@ Voxels = npt.NDArray[Any]  # which type is only known at run time
 class Usage:
     """What a request took, for its log line and the metrics, and what it may take.
 
-    `source_bytes` are those of finer cuboids that it took only some voxels of: without a pyramid, a
-    small picture of much needs nearly all that is stored.
+    `max_source_bytes` is of finer cuboids that a box takes only some voxels of: without a pyramid,
+    a small picture of much needs nearly all that is stored.
     """
 
     cuboids_read: int = 0
     cuboids_written: int = 0
     store_s: float = 0.0
     codec_s: float = 0.0
-    source_bytes: int = 0
     max_source_bytes: int | None = None
 
     def check_source(self, size_bytes: int) -> None:
-        """TooLarge if the request may not take so many bytes of finer cuboids."""
-        asked, most = self.source_bytes + size_bytes, self.max_source_bytes
-        if most is not None and asked > most:
+        """TooLarge if a box takes voxels of more bytes of finer cuboids than the request may."""
+        most = self.max_source_bytes
+        if most is not None and size_bytes > most:
             what = "finer voxels under a box of a channel that is not propagated"
-            raise TooLarge(what, asked=asked, limit=most)
-
-    def take_source(self, size_bytes: int) -> None:
-        """Count bytes of finer cuboids; TooLarge as `check_source`."""
-        self.check_source(size_bytes)
-        self.source_bytes += size_bytes
+            raise TooLarge(what, asked=size_bytes, limit=most)
 
 
 def plan_answer(
@@ -236,20 +230,18 @@ async def _read_resampled(
         else:
             await run_cpu(resample.enlarge, voxels, source, slab.box, out)
         return
+    usage.check_source(source_bytes([place], slab.box, 1))
     cuboid_bytes = math.prod(place.cuboid_zyx) * out.dtype.itemsize
     z, y, x = slab.box.start_zyx
-    usage.check_source(resample.cuboids_under(slab.box, source) * cuboid_bytes)
     # Piece by piece, for a plan of all cuboids could take more memory than the voxels.
     for piece in resample.pieces(slab.box, source, CUBOIDS_TOGETHER):
         into = out[piece.shifted((-z, -y, -x)).slices()]
         targets = {place.address(slab.t, p.morton): [(p, into)] for p in place.parts(piece)}
-        size = len(targets) * cuboid_bytes
-        usage.take_source(size)
-        await _fill(store, targets, size, place.cuboid_zyx, usage)
+        await _fill(store, targets, len(targets) * cuboid_bytes, place.cuboid_zyx, usage)
 
 
 def source_bytes(places: Iterable[Place | None], box: Box, timesteps: int) -> int:
-    """Bytes of finer cuboids that reading a box takes, see `Usage.source_bytes`."""
+    """Bytes of the finer cuboids that a box takes voxels of, for `Usage.check_source`."""
     return timesteps * sum(
         resample.cuboids_under(box, place.source)
         * math.prod(place.cuboid_zyx)
