@@ -36,7 +36,8 @@ def encode_png(picture: npt.NDArray[np.uint8]) -> bytes:
     colour = GREY if picture.ndim == 2 else RGBA
     header = HEADER.pack(width, height, 8, colour, 0, 0, 0)
     packed = isal_zlib.compress(_filtered(picture.reshape(height, -1)), FAST_LEVEL)
-    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
+    chunks = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
+    return b"".join([SIGNATURE, *(part for chunk in chunks for part in _parts(*chunk))])
 
 
 def _filtered(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -49,6 +50,7 @@ def _filtered(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return out
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def _parts(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """A chunk of the file in parts, so that its content is copied once."""
     checksum = isal_zlib.crc32(content, isal_zlib.crc32(kind))
-    return len(content).to_bytes(4, "big") + kind + content + checksum.to_bytes(4, "big")
+    return len(content).to_bytes(4, "big"), kind, content, checksum.to_bytes(4, "big")
