@@ -13,6 +13,7 @@ from tests.processes import KEY, gateway
 TIMEOUT_S = 300
 WHOLE = (
     "info",
+    "errors",
     "cutout-uint8",
     "slices",
     "cutout-time",
