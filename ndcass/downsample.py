@@ -189,27 +189,44 @@ def _label(voxels: Voxels, *, pairs: bool) -> Voxels:
 
 def _label_of(block: Sequence[Voxels]) -> Voxels:
     """The rule for the labels of 2x2 voxels."""
-    a, mixed = np.ascontiguousarray(block[0]), _is_mixed(block)
-    if not mixed.any():
-        return a
-    out = a.copy()
-    a, b, c, d = (value[mixed] for value in block)
-    label = np.where(a != 0, a, b)
-    takes_c = (c != 0) & ((label == 0) | (c == a) | (c == b))
-    label = np.where(takes_c, c, label)
-    takes_d = (d != 0) & ((label == 0) | (d == a) | (d == b) | (d == c))
-    out[mixed] = np.where(takes_d, d, label)
-    return out
+    a, b, c, d = map(np.ascontiguousarray, block)
+    label = a.copy()
+    np.copyto(label, b, where=a == 0)
+    # That c is as a changes nothing: then it is held already.
+    takes = (c == b) & (c != 0)
+    takes |= label == 0
+    np.copyto(label, c, where=takes)
+    takes = (d == a) | (d == b)
+    takes |= d == c
+    takes &= d != 0
+    takes |= label == 0
+    np.copyto(label, d, where=takes)
+    return label
 
 
 def _mode(voxels: Voxels, *, pairs: bool) -> Voxels:
     """The most frequent value; of several the first in C order, but background last."""
-    block = _blocks(voxels, pairs=pairs)
-    first, mixed = np.ascontiguousarray(block[0]), _is_mixed(block)
-    if not mixed.any():
-        return first
-    out = first.copy()
-    values = [value[mixed] for value in block]
+    block = [np.ascontiguousarray(value) for value in _blocks(voxels, pairs=pairs)]
+    best = block[0].copy()
+    if len(block) == 4:  # a pair in four is the most frequent, or as frequent as the other pair
+        a, b, c, d = block
+        np.copyto(best, c, where=c == d)
+        np.copyto(best, b, where=(b == c) | (b == d))
+        np.copyto(best, a, where=(a == b) | (a == c) | (a == d))
+        unsure = best == 0  # which has to be more frequent than any label
+    else:
+        unsure = np.ones(best.shape, dtype=np.bool_)
+    differs = block[0] != block[1]
+    for value in block[2:]:
+        differs |= block[0] != value
+    unsure &= differs
+    if unsure.any():
+        best[unsure] = _most_frequent([value[unsure] for value in block])
+    return best
+
+
+def _most_frequent(values: Sequence[Voxels]) -> Voxels:
+    """As `_mode`, by counting."""
     # Twice how often a value occurs, and one more for a label: so background loses ties.
     scores = [(value != 0).astype(np.uint8) for value in values]
     for i, value in enumerate(values):
@@ -222,13 +239,4 @@ def _mode(voxels: Voxels, *, pairs: bool) -> Voxels:
         better = its_score > score
         best = np.where(better, value, best)
         score = np.where(better, its_score, score)
-    out[mixed] = best
-    return out
-
-
-def _is_mixed(block: Sequence[Voxels]) -> npt.NDArray[np.bool_]:
-    """Where the voxels of a block differ; most blocks of labels are of one."""
-    mixed: npt.NDArray[np.bool_] = block[0] != block[1]
-    for value in block[2:]:
-        mixed |= block[0] != value
-    return mixed
+    return best

@@ -54,6 +54,7 @@ async def answer(request: web.Request) -> web.StreamResponse:
         return _broken(request, exchange, left)
     finally:
         metrics.in_flight_requests -= 1
+        app[TRAFFIC].end()
         app[ACCOUNTS].note(_entry(request, exchange, status))
 
 

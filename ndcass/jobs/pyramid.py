@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ndcass.concurrency import run_cpu
+from ndcass.concurrency import CPU_CORES, bounded_map, run_cpu
 from ndcass.downsample import Rule, downsample
 from ndcass.errors import NotFound, StoreError
 from ndcass.geometry import Box, Geometry, Zyx
@@ -296,9 +296,15 @@ async def _rebuild(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> int
     if not marks:
         return 0
     async with stale.derivation(marks) as batch:
-        for step in _steps(work, stage, marks):
+        adding = asyncio.Lock()
+
+        async def piece(step: Sequence[StaleMark]) -> None:
             async with work.turn():
-                await batch.add(await _derived(work, stage, step))
+                writes = await _derived(work, stage, step)
+                async with adding:
+                    await batch.add(writes)
+
+        await bounded_map(piece, list(_steps(work, stage, marks)), limit=CPU_CORES)
         batch.mark_stale(children_of(work.geometry, stage, [mark.address for mark in marks]))
         await batch.commit()
     return len(marks)
