@@ -24,6 +24,9 @@ FIXED_GEOMETRY = (
 ).split()
 # Whether a merge heeds exceptions is decided when it is written.
 FIXED_TYPE = ("channel_type", "channel_datatype", "exceptions", "downsampling")
+# Levels would be said to be there that were never built, or to be made from another one than they
+# are; `setPropagate` changes the state of a channel with voxels.
+FIXED_PYRAMID = ("propagate", "resolution")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,10 @@ async def update_channel(
     is_other = _differ(channel, changed, FIXED_TYPE)
     if is_other:
         await _check_empty(stores, channel, FIXED_TYPE)
+    if changed.propagate != channel.propagate or (
+        channel.propagate and changed.resolution != channel.resolution
+    ):
+        await _check_empty(stores, channel, FIXED_PYRAMID)
     # As for a dataset: a write that is under way ends under the old id.
     return await stores.catalog.update_channel(changed, expected=channel, new_id=is_other)
 

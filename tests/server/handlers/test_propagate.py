@@ -211,6 +211,17 @@ async def test_the_state_of_a_pyramid_is_told_level_by_level(volume: Running) ->
     assert await status(volume, "none/freshness/") == 404
 
 
+async def test_the_state_of_a_channel_with_voxels_is_no_field_to_be_set(volume: Running) -> None:
+    path = "/nd/resource/dataset/vol/project/vol/channel/img/"
+    assert (await volume.request("PUT", path, user="ann", json={"propagate": 2})).status == 200
+    assert (await volume.request("PUT", path, user="ann", json={"propagate": 0})).status == 200
+    assert await post(volume, 7) == 200
+    for fields in ({"propagate": 2}, {"downsampling": "mean"}):
+        refused = await volume.request("PUT", path, user="ann", json=fields)
+        assert refused.status == 409
+    assert await text(volume, "img/getPropagate/") == "0"
+
+
 async def test_the_option_of_a_channel_is_shown_only_where_it_was_chosen(volume: Running) -> None:
     await make_channel(volume, "soft", downsampling="mean")
     path = "/nd/resource/dataset/vol/project/vol/channel/{}/"
