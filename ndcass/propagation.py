@@ -18,9 +18,8 @@ from ndcass.pyramid import cuboids_of, stages
 from ndcass.store.base import Job, JobState, Stores
 from ndcass.store.derived import pyramid_of
 
-# The job that builds all levels of a channel, and the one that rebuilds what of them is old.
+# The job that builds all levels of a channel.
 PROPAGATE_JOB = "propagate"
-REFRESH_JOB = "refresh"
 
 # Cuboids whose marks are asked for at once.
 ASKED = 1024

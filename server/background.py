@@ -28,6 +28,7 @@ from ndcass.server.app_keys import (
 )
 from ndcass.server.metrics import write_snapshot
 from ndcass.server.traffic import Turns
+from ndcass.store.base import REFRESH_JOB
 
 log = logging.getLogger("ndcass.server")
 
@@ -64,8 +65,14 @@ async def _work(app: web.Application, stop: asyncio.Event) -> None:
     owner = f"{socket.gethostname()}-{os.getpid()}-{metrics.worker}"
     async with asyncio.TaskGroup() as group:
         known = handlers(Turns(app[TRAFFIC]))
-        jobs = partial(run_jobs, stores, known, owner=owner, stop=stop, poll_s=JOB_POLL_S)
-        group.create_task(_again_and_again(jobs, stop))
+        # What an edit made old does not wait for a job that takes hours.
+        quick = {kind: handler for kind, handler in known.items() if kind == REFRESH_JOB}
+        slow = {kind: handler for kind, handler in known.items() if kind not in quick}
+        for name, kinds in (("quick", quick), ("slow", slow)):
+            jobs = partial(
+                run_jobs, stores, kinds, owner=f"{owner}-{name}", stop=stop, poll_s=JOB_POLL_S
+            )
+            group.create_task(_again_and_again(jobs, stop))
         group.create_task(_again_and_again(lambda: refresh_stale(stores, stop), stop))
         group.create_task(_again_and_again(lambda: _watch_loop(app, stop), stop))
         group.create_task(_again_and_again(lambda: app[ACCOUNTS].run(stop), stop))

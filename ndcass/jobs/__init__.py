@@ -11,9 +11,9 @@ from ndcass.jobs.fold import fold_channel
 from ndcass.jobs.histogram import count_channel
 from ndcass.jobs.pyramid import Turn, at_once, propagate_channel, refresh_channel
 from ndcass.jobs.runner import Handler
-from ndcass.propagation import PROPAGATE_JOB, REFRESH_JOB
+from ndcass.propagation import PROPAGATE_JOB
 from ndcass.statistics import HISTOGRAM_JOB
-from ndcass.store.base import DELETE_JOB
+from ndcass.store.base import DELETE_JOB, REFRESH_JOB
 from ndcass.store.folding import FOLD_JOB
 
 

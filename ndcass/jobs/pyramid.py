@@ -18,7 +18,6 @@ import time
 from collections.abc import (
     AsyncIterator,
     Callable,
-    Collection,
     Iterator,
     Mapping,
     Sequence,
@@ -45,9 +44,17 @@ from ndcass.model import (
     Channel,
 )
 from ndcass.place import Place, Slab
-from ndcass.propagation import REFRESH_JOB, change_state, geometry_of
+from ndcass.propagation import change_state, geometry_of
 from ndcass.pyramid import Stage, stages
-from ndcass.store.base import PLAIN, CuboidAddress, CuboidWrite, Job, StaleMark, Stores
+from ndcass.store.base import (
+    PLAIN,
+    REFRESH_JOB,
+    CuboidAddress,
+    CuboidWrite,
+    Job,
+    StaleMark,
+    Stores,
+)
 from ndcass.store.derived import children_of, derived_from, pyramid_of, sources_of
 from ndcass.volume import Usage, read_slabs
 
@@ -63,6 +70,8 @@ STEP_BYTES = 2 << 20
 # How often all marks are looked at, and how soon again if that failed.
 SWEEP_EVERY_S = 10.0
 RETRY_S = 1.0
+# Edits of a channel that come within this share a job.
+GATHER_S = 0.25
 # A note of progress is a transaction; more often nobody looks.
 NOTE_EVERY_S = 1.0
 # A build ends with what was written meanwhile; the rest is for refreshing.
@@ -120,19 +129,27 @@ async def refresh_channel(
 async def refresh_stale(stores: Stores, stop: asyncio.Event) -> None:
     """Have channels refreshed as soon as this process marks something in them, until `stop`.
 
-    What processes that died have marked is found by a look at all marks now and then.
+    The first edit of a channel at once, those that follow closely together. What processes that
+    died have marked is found by a look at all marks now and then.
     """
     looked_s = -SWEEP_EVERY_S
+    submitted_s: dict[int, float] = {}
+    waiting: set[int] = set()
     with stores.stale.bell.listener() as listener:
         while not stop.is_set():
-            channel_ids: Collection[int] = await listener.wait(
-                max(0.0, looked_s + SWEEP_EVERY_S - time.monotonic()), stop=stop
-            )
+            now_s = time.monotonic()
+            gathered_s = (submitted_s.get(channel_id, 0.0) + GATHER_S for channel_id in waiting)
+            due_s = min([looked_s + SWEEP_EVERY_S, *gathered_s])
+            waiting |= await listener.wait(max(0.0, due_s - now_s), stop=stop)
+            now_s = time.monotonic()
+            submitted_s = {c: at_s for c, at_s in submitted_s.items() if at_s + GATHER_S > now_s}
             try:
-                if time.monotonic() >= looked_s + SWEEP_EVERY_S:
-                    channel_ids = {*channel_ids, *await stores.stale.channels()}
-                    looked_s = time.monotonic()
-                for channel_id in channel_ids:
+                if now_s >= looked_s + SWEEP_EVERY_S:
+                    waiting |= {*await stores.stale.channels()}
+                    looked_s = now_s
+                for channel_id in waiting - submitted_s.keys():
+                    waiting.discard(channel_id)
+                    submitted_s[channel_id] = now_s
                     channel = await stores.catalog.live_channel(channel_id)
                     if channel is not None and channel.propagate == PROPAGATED:
                         await stores.jobs.submit_once(REFRESH_JOB, channel_id)

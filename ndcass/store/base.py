@@ -39,6 +39,10 @@ VERSIONS_BYTES = 16
 
 # The kind of the job that removes what a deleted channel leaves behind.
 DELETE_JOB = "delete"
+# The job that rebuilds what an edit made old: one comes with nearly every edit, and once it went
+# well nobody asks for it, so it is forgotten sooner than others.
+REFRESH_JOB = "refresh"
+KEEP_REFRESHED_S = 600.0
 # The greatest id that a voxel of an annotation channel can hold.
 MAX_OBJECT_ID = (1 << 64) - 1
 # What a side record is at most, by its kind and key and by its value.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ndcass.concurrency import Bell
 from ndcass.errors import NotFound, StoreError, StoreTimeout, TransactionUnknown
-from ndcass.store.base import DELETE_JOB, Job, JobState
+from ndcass.store.base import DELETE_JOB, KEEP_REFRESHED_S, REFRESH_JOB, Job, JobState
 from ndcass.store.cassandra.driver import Consistency, Row
 from ndcass.store.cassandra.tables import Entry, Tables, pause
 from ndcass.store.clock import WRITE_ID_BYTES, WriteClock, milliseconds_of, wall_clock_ms
@@ -46,7 +46,7 @@ _JOBS_OF_PERIOD = f"{_JOB} WHERE period = ? LIMIT ?"
 _JOBS_OF_CHANNEL = f"{_JOB} WHERE channel_id = ?"
 _IDS = "SELECT id FROM jobs WHERE period = ? AND id IN ?"
 _PERIODS = "SELECT DISTINCT period FROM jobs"
-_ENDED = "SELECT id, ended_ms FROM jobs WHERE period = ?"
+_ENDED = "SELECT id, ended_ms, kind, state FROM jobs WHERE period = ?"
 
 _SUBMIT = (
     "INSERT INTO jobs (period, id, kind, channel_id, state, change, done_units, total_units,"
@@ -276,13 +276,10 @@ class CassandraJobs:
         return jobs
 
     async def prune(self, *, older_than_s: float) -> int:
-        """Forget a bounded number of jobs that ended so long ago; how many."""
-        ended_before_ms = self._now_ms() - older_than_s * 1000
+        """Forget a bounded number of jobs that ended so long ago, or were soon over; how many."""
         pruned = 0
         for period in await self._periods():
-            if period > _period_of_ms(int(ended_before_ms)):
-                break
-            async for page in self._ended(period, before_ms=ended_before_ms):
+            async for page in self._ended(period, older_than_s=older_than_s):
                 first, *others = [(_PRUNE, (period, job_id)) for job_id in page]
                 # The condition makes it a transaction, as all changes of the table are.
                 await self._tables.transact((f"{_PRUNE} IF EXISTS", first[1]), *others)
@@ -291,12 +288,25 @@ class CassandraJobs:
                     return pruned
         return pruned
 
-    async def _ended(self, period: int, *, before_ms: float) -> AsyncIterator[list[bytes]]:
-        """Ids of jobs that ended before, some at a time."""
+    async def _ended(self, period: int, *, older_than_s: float) -> AsyncIterator[list[bytes]]:
+        """Ids of jobs to be forgotten, some at a time."""
+        before_ms = self._now_ms() - 1000 * older_than_s
+        refreshed_before_ms = self._now_ms() - 1000 * KEEP_REFRESHED_S
         pages = self._tables.pages(_ENDED, period, page_rows=PRUNED_AT_ONCE)
         async with contextlib.aclosing(pages):
             async for page in pages:
-                ended = [i for i, ended_ms in page if ended_ms is not None and ended_ms < before_ms]
+                ended = [
+                    job_id
+                    for job_id, ended_ms, kind, state in page
+                    if ended_ms is not None
+                    and (
+                        ended_ms < before_ms
+                        or (
+                            ended_ms < refreshed_before_ms
+                            and (kind, state) == (REFRESH_JOB, JobState.SUCCESS)
+                        )
+                    )
+                ]
                 if ended:
                     yield ended
 

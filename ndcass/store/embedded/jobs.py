@@ -9,7 +9,7 @@ from typing import Any
 
 from ndcass.concurrency import Bell
 from ndcass.errors import NotFound
-from ndcass.store.base import DELETE_JOB, Job, JobState
+from ndcass.store.base import DELETE_JOB, KEEP_REFRESHED_S, REFRESH_JOB, Job, JobState
 from ndcass.store.embedded.sqlite import Database
 from ndcass.store.values import json_text
 
@@ -176,13 +176,15 @@ class EmbeddedJobs:
         return [_as_job(row) for row in rows]
 
     async def prune(self, *, older_than_s: float) -> int:
-        """Forget a bounded number of jobs that ended so long ago; how many."""
+        """Forget a bounded number of jobs that ended so long ago, or were soon over; how many."""
 
         def prune(db: sqlite3.Connection) -> int:
+            now_s = self._now_s()
             cursor = db.execute(
-                "DELETE FROM jobs WHERE number IN"
-                " (SELECT number FROM jobs WHERE ended_s < ? ORDER BY ended_s LIMIT ?)",
-                (self._now_s() - older_than_s, MOST_PRUNED),
+                "DELETE FROM jobs WHERE number IN (SELECT number FROM jobs"
+                " WHERE ended_s < ?1 OR (ended_s < ?2 AND kind = ?3 AND state = 'SUCCESS')"
+                " ORDER BY ended_s LIMIT ?4)",
+                (now_s - older_than_s, now_s - KEEP_REFRESHED_S, REFRESH_JOB, MOST_PRUNED),
             )
             return cursor.rowcount
 

@@ -20,14 +20,13 @@ from ndcass.model import Channel, Dataset, Project
 from ndcass.place import Place
 from ndcass.propagation import (
     PROPAGATE_JOB,
-    REFRESH_JOB,
     cancel_job,
     check_unlocked,
     is_fresh,
     set_propagation,
 )
 from ndcass.pyramid import stages
-from ndcass.store.base import PLAIN, Job, JobState, Stores
+from ndcass.store.base import PLAIN, REFRESH_JOB, Job, JobState, Stores
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
 from ndcass.writer import write_box
@@ -422,6 +421,67 @@ async def test_a_level_is_not_made_of_an_old_one(stores: Stores) -> None:
     assert np.array_equal(await stored(stores, volume.channel, second), before)
     assert [count async for count in pyramid._rebuilt(work, first)] == [1]
     assert [count async for count in pyramid._rebuilt(work, second)] == [1]
+
+
+@contextlib.asynccontextmanager
+async def refreshing(stores: Stores) -> AsyncIterator[None]:
+    """As a worker does it."""
+    stop = asyncio.Event()
+    work = [
+        asyncio.create_task(pyramid.refresh_stale(stores, stop)),
+        asyncio.create_task(run_jobs(stores, HANDLERS, owner="w", stop=stop, poll_s=0.01)),
+    ]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*work)
+
+
+async def no_marks(volume: Volume) -> None:
+    async with asyncio.timeout(30):
+        while await volume.stale():
+            await asyncio.sleep(0.01)
+
+
+async def test_edits_are_refreshed_without_being_asked_for(stores: Stores) -> None:
+    volume = await volume_of(stores, propagate=2)
+    async with refreshing(stores):
+        for _ in range(6):
+            await volume.write(Box((0, 0, 0), (2, 40, 40)))
+        await no_marks(volume)
+    assert await volume.wrong() == []
+    kinds = [job.kind for job in await stores.jobs.jobs()]
+    assert set(kinds) == {REFRESH_JOB}
+
+
+async def test_edits_that_follow_closely_share_a_job(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyramid, "GATHER_S", 3600.0)
+    volume = await volume_of(stores, propagate=2)
+    async with refreshing(stores):
+        for _ in range(4):
+            await volume.write(Box((0, 0, 0), (2, 40, 40)))
+            await asyncio.sleep(0.05)
+    assert len(await stores.jobs.jobs()) == 1
+
+
+async def test_what_others_marked_is_found_by_a_look(stores: Stores) -> None:
+    volume = await volume_of(stores, propagate=2)
+    await volume.write(Box((0, 0, 0), (2, 40, 40)))
+    async with refreshing(stores):
+        await no_marks(volume)
+    assert await volume.wrong() == []
+
+
+async def test_marks_of_a_channel_that_is_not_propagated_are_left(stores: Stores) -> None:
+    volume = await volume_of(stores, propagate=1)
+    async with refreshing(stores):
+        await volume.write(Box((0, 0, 0), (2, 40, 40)))
+        await asyncio.sleep(0.1)
+    assert await stores.jobs.jobs() == []
+    assert await volume.stale() > 0
 
 
 def test_the_model_of_these_tests_halves_by_hand() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from ndcass.errors import InvalidRequest, NotFound
 from ndcass.model import Channel, Dataset, Project
-from ndcass.store.base import DELETE_JOB, JobState
+from ndcass.store.base import DELETE_JOB, KEEP_REFRESHED_S, REFRESH_JOB, JobState
 from ndcass.store.embedded import KEEP_ENDED_JOBS_S, EmbeddedStores, open_embedded
 from ndcass.store.embedded.jobs import FAILED_DELETE_S
 
@@ -149,3 +149,17 @@ async def test_an_id_that_no_job_has_is_not_found(stores: EmbeddedStores) -> Non
             await stores.jobs.job(job_id)
         with pytest.raises(NotFound):
             await stores.jobs.cancel(job_id)
+
+
+async def test_a_refresh_that_went_well_is_soon_forgotten(
+    stores: EmbeddedStores, clock: Clock
+) -> None:
+    kept = []
+    for kind, error in ((REFRESH_JOB, ""), (REFRESH_JOB, "damaged"), ("propagate", "")):
+        job = await stores.jobs.submit(kind, 1, {})
+        assert await stores.jobs.claim([kind], owner="a", lease_s=10)
+        await stores.jobs.finish(job.id, owner="a", error=error)
+        kept.append(job.id)
+    clock.now_s += KEEP_REFRESHED_S + 1
+    await stores.maintain()
+    assert [job.id for job in await stores.jobs.jobs()] == [kept[2], kept[1]]
