@@ -14,6 +14,7 @@ import numpy.typing as npt
 import psutil
 import pytest
 import requests
+from PIL import Image
 
 from ndcass.downsample import Rule
 from ndcass.geometry import Box, text_xyz
@@ -55,10 +56,15 @@ def read(running: Gateway, level: int, box: Box, options: str = "") -> tuple[Vox
     return voxels, answer.headers.get("X-Volume-Fresh")
 
 
-def make_volume(running: Gateway) -> None:
-    fields = DATASET.to_json()
+def fields_of(dataset: Dataset) -> dict[str, Any]:
+    """What a client posts."""
+    fields = dataset.to_json()
     del fields["user"]
-    running.create("dataset/d/", **fields)
+    return fields
+
+
+def make_volume(running: Gateway) -> None:
+    running.create("dataset/d/", **fields_of(DATASET))
     running.create("dataset/d/project/p/", project_name="p")
     channel = {"channel_type": "image", "channel_datatype": "uint8"}
     running.create("dataset/d/project/p/channel/c/", channel_name="c", **channel)
@@ -185,3 +191,54 @@ def _quietly(ask: Callable[[Gateway], int], running: Gateway) -> int:
     with contextlib.suppress(requests.RequestException):
         return ask(running)
     return -1
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("kind", "channel_type", "datatype", "rule"),
+    [("raw", "image", "uint8", Rule.NEAREST), ("labels", "annotation", "uint32", Rule.LABEL)],
+)
+def test_the_levels_of_a_real_stack_are_right_and_show_edits(
+    shared: Path, tmp_path: Path, kind: str, channel_type: str, datatype: str, rule: Rule
+) -> None:
+    pages = sorted((shared / "data" / "drosophila-vnc" / kind).iterdir())
+    voxels = np.stack([np.asarray(Image.open(page)) for page in pages]).astype(datatype)
+    z, y, x = voxels.shape
+    whole, levels = Box((0, 0, 0), (z, y, x)), 4
+    dataset = Dataset("td", x, y, z, user=1, scalinglevels=levels, zvoxelres=10.0)
+    channel = Channel(1, "tp", "c", channel_type, datatype)
+
+    def post(box: Box, voxels: Voxels) -> None:
+        answer = server.request(
+            "POST",
+            path_of(0, box) + "?write=replace",
+            data=voxels.tobytes(),
+            headers={"X-Volume-Dtype": channel.dtype.str},
+        )
+        assert answer.status_code == 200, answer.text
+
+    def check() -> None:
+        """What is read of each level, fresh, is what all of the base makes of it."""
+        for stage, expected in recomputed(voxels, dataset.geometry, channel, rule).items():
+            box = Box((0, 0, 0), stage.size_zyx)
+            options = "neariso/" if stage.neariso else ""
+            answer = server.request("GET", path_of(stage.level.level, box, options))
+            assert answer.headers["X-Volume-Fresh"] == "true"
+            found = np.frombuffer(answer.content, dtype=channel.dtype).reshape(box.shape_zyx)
+            assert np.array_equal(found, expected), stage.level.level
+
+    with gateway(tmp_path / "data", workers=2) as server:
+        server.create("dataset/td/", **fields_of(dataset))
+        server.create("dataset/td/project/tp/", project_name="tp")
+        fields = {"channel_type": channel_type, "channel_datatype": datatype}
+        server.create("dataset/td/project/tp/channel/c/", channel_name="c", **fields)
+        server.create("dataset/td/project/tp/token/t/", token_name="t")
+        post(whole, voxels)
+        assert server.request("GET", "/nd/sd/t/c/setPropagate/1/").status_code == 200
+        wait_until(lambda: state(server) == "2")
+        check()
+        edit = Box((6, 300, 400), (9, 420, 555))
+        voxels[edit.slices()] = 77
+        post(edit, voxels[edit.slices()])
+        wait_until(lambda: stale_cuboids(server) == 0)
+        check()
