@@ -249,7 +249,7 @@ async def _editing(rounds: int) -> tuple[list[float], float]:
             while await stores.stale.counts(channel.id):  # noqa: ASYNC110 - other processes may
                 await asyncio.sleep(POLL_S)
             edits.append(time.perf_counter() - began)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)  # no edit is to wait for the one before
         return edits, built_s
 
 

@@ -56,7 +56,7 @@ from ndcass.store.base import (
     Stores,
 )
 from ndcass.store.derived import children_of, derived_from, pyramid_of, sources_of
-from ndcass.volume import Usage, read_slabs
+from ndcass.volume import INLINE_BYTES, Usage, read_slabs
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ STEP_BYTES = 2 << 20
 SWEEP_EVERY_S = 10.0
 RETRY_S = 1.0
 # Edits of a channel that come within this share a job.
-GATHER_S = 0.25
+GATHER_S = 0.1
 # A note of progress is a transaction; more often nobody looks.
 NOTE_EVERY_S = 1.0
 # A build ends with what was written meanwhile; the rest is for refreshing.
@@ -368,6 +368,8 @@ async def _derived(
     if made:
         for slab, voxels in wanted:
             _overlay(slab, voxels, made)
+    if sum(voxels.nbytes for _, voxels in wanted) <= INLINE_BYTES:
+        return _writes(stage, work.rule, sources)
     return await run_cpu(_writes, stage, work.rule, sources)
 
 

@@ -52,6 +52,8 @@ def children_of(
     geometry: Geometry, stage: Stage, addresses: Sequence[CuboidAddress]
 ) -> set[CuboidAddress]:
     """The cuboids that derive directly from some of a derived level."""
+    if len(addresses) == 1:  # numpy takes ten times as long for one
+        return set(_children_of_one(geometry, stage, addresses[0]))
     found: set[CuboidAddress] = set()
     for t in {address.t for address in addresses}:
         codes = np.array([a.morton for a in addresses if a.t == t], dtype=np.uint64)
@@ -60,6 +62,18 @@ def children_of(
             derived = derived_codes(child, codes)
             found.update(CuboidAddress(*where, code) for code in derived.tolist())
     return found
+
+
+def _children_of_one(
+    geometry: Geometry, stage: Stage, address: CuboidAddress
+) -> Iterator[CuboidAddress]:
+    box = stage.cuboid_box(address.morton)
+    if box is None:
+        return
+    for child in child_stages(geometry, stage):
+        derived = child.derived_box(box)
+        if derived is not None:
+            yield from addresses_of(child, address.channel_id, address.t, derived)
 
 
 def descendants_of(

@@ -9,6 +9,7 @@ from older sources finds another number than the one that was read, and leaves i
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence, Set
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import lmdb
@@ -82,18 +83,14 @@ class EmbeddedStale:
     ) -> AsyncIterator[Sequence[StaleMark]]:
         """As `StaleMarks.scan`."""
         prefix = _LEVEL.pack(channel_id, pyramid, level)
-        page = await run_cpu(self._page, prefix, b"")
+        page = self._page(prefix, b"", FEW)  # after an edit that is all
         while page:
             yield page
             page = await run_cpu(self._page, prefix, KEY.pack(*page[-1].address))
 
-    def _page(self, prefix: bytes, after: bytes) -> list[StaleMark]:
-        page: list[StaleMark] = []
-        for key, mark in self._entries(prefix, after):
-            page.append(StaleMark(CuboidAddress(*KEY.unpack(key)), mark))
-            if len(page) == PAGE:
-                break
-        return page
+    def _page(self, prefix: bytes, after: bytes, most: int = PAGE) -> list[StaleMark]:
+        entries = islice(self._entries(prefix, after), most)
+        return [StaleMark(CuboidAddress(*KEY.unpack(key)), mark) for key, mark in entries]
 
     def _entries(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Keys with a prefix behind one of them, and their values."""
