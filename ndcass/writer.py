@@ -13,9 +13,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ndcass.concurrency import OneBehind, run_cpu
+from ndcass.concurrency import OneBehind, both, run_cpu
 from ndcass.errors import BadBody, NotFound, ReadOnly
 from ndcass.geometry import Box, Zyx
+from ndcass.label_index import IndexEntries
 from ndcass.merge import WriteOp
 from ndcass.model import NOT_PROPAGATED, Channel
 from ndcass.place import Place, Slab, shaped, together
@@ -44,6 +45,7 @@ class CutoutWriter:
         self._usage = usage
         self._channels: dict[int, Channel] = {}
         self._written: list[tuple[Place, int, Box]] = []
+        self._entries = IndexEntries(stores.labels)
 
     async def write(self, place: Place, t: int, box: Box, voxels: Voxels) -> None:
         """Take the voxels of a box (order z, y, x, of the box's shape and the channel's type).
@@ -52,20 +54,32 @@ class CutoutWriter:
         """
         await self.write_slabs([(Slab(place, t, box), voxels)])
 
-    async def write_slabs(self, slabs: Sequence[tuple[Slab, Voxels]]) -> None:
-        """Take the voxels of several boxes, as `write`; quicker than one by one."""
+    async def write_slabs(
+        self, slabs: Sequence[tuple[Slab, Voxels]], *, op: WriteOp | None = None
+    ) -> None:
+        """Take the voxels of several boxes, as `write`; quicker than one by one.
+
+        With `op` they are merged so, and not as the writer's other voxels are.
+        """
         began = time.perf_counter()
         writes: list[CuboidWrite] = []
         for slab, voxels in slabs:
             if slab.place is not None and slab.place.channel.id not in self._channels:
                 await check_unlocked(self._stores, slab.place.channel)
-            writes += self._writes(slab, voxels)
+            writes += self._writes(slab, voxels, self._op if op is None else op)
         for group in _groups(writes):
-            await self._batch.add(group)
+            labelled = [write for write in group if self._is_labelled(write)]
+            if labelled:
+                await both(self._batch.add(group), self._entries.note(labelled))
+            else:
+                await self._batch.add(group)
         self._usage.cuboids_written += len(writes)
         self._usage.codec_s += time.perf_counter() - began
 
-    def _writes(self, slab: Slab, voxels: Voxels) -> Iterator[CuboidWrite]:
+    def _is_labelled(self, write: CuboidWrite) -> bool:
+        return self._channels[write.address.channel_id].is_annotation
+
+    def _writes(self, slab: Slab, voxels: Voxels, op: WriteOp) -> Iterator[CuboidWrite]:
         place, t, box = slab
         if place is None or voxels.shape != box.shape_zyx or voxels.dtype != place.channel.dtype:
             wanted = "no channel" if place is None else f"a box of {place.channel.dtype}"
@@ -77,7 +91,7 @@ class CutoutWriter:
         for part in plan_parts(box, place.cuboid_zyx):
             yield CuboidWrite(
                 address=place.address(t, part.morton),
-                op=self._op,
+                op=op,
                 cuboid_zyx=place.cuboid_zyx,
                 corner_zyx=(part.source[0].start, part.source[1].start, part.source[2].start),
                 voxels=voxels[part.target],
@@ -99,7 +113,9 @@ class CutoutWriter:
         for channel in self._channels.values():
             if channel.propagate != NOT_PROPAGATED:
                 self._batch.mark_stale(await self._derived(channel))
+        await self._entries.append()
         await self._batch.commit()
+        await self._entries.append_late()
         for channel in self._channels.values():
             live = await self._stores.catalog.live_channel(channel.id)
             if live is None:

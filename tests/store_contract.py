@@ -1494,6 +1494,41 @@ class LabelContract(Contract):
         assert list(await stores.labels.mortons(1, 0, 5)) == [(0, 1), (0, 3), (1, 2)]
         assert list(await stores.labels.mortons(1, 0, 6)) == [(0, 2)]
 
+    async def test_young_entries_stay(self, stores: Stores) -> None:
+        await stores.labels.append(1, 0, 0, {5: [1, 2]})
+        found = await stores.labels.mortons(1, 0, 5)
+        await stores.labels.discard(1, 0, 5, found, older_than_s=600)
+        assert list(await stores.labels.mortons(1, 0, 5)) == [(0, 1), (0, 2)]
+
+    async def test_an_entry_that_is_appended_again_is_young(self, stores: Stores) -> None:
+        await stores.labels.append(1, 0, 0, {5: [1, 2]})
+        await asyncio.sleep(0.3)
+        await stores.labels.append(1, 0, 0, {5: [2]})
+        found = await stores.labels.mortons(1, 0, 5)
+        await stores.labels.discard(1, 0, 5, found, older_than_s=0.25)
+        assert list(await stores.labels.mortons(1, 0, 5)) == [(0, 2)]
+
+    async def test_what_is_missing_is_told(self, stores: Stores) -> None:
+        await stores.labels.append(1, 0, 0, {5: [1, 2]})
+        await stores.labels.append(1, 0, 1, {6: [1]})
+        missing = await stores.labels.missing(1, 0, 0, {5: [1, 2, 3], 6: [1], 5000: [7]})
+        assert {label: list(codes) for label, codes in missing.items()} == {
+            5: [3],
+            6: [1],
+            5000: [7],
+        }
+        assert not await stores.labels.missing(1, 0, 1, {6: [1]})
+
+    async def test_labels_of_a_level_are_listed_once_each(self, stores: Stores) -> None:
+        many = {label: [1, 2] for label in range(1, 1500)}
+        await stores.labels.append(1, 0, 0, many)
+        await stores.labels.append(1, 0, 1, {(1 << 64) - 1: [1], 5: [1]})
+        await stores.labels.append(1, 1, 0, {9999: [1]})
+        await stores.labels.append(2, 0, 0, {8888: [1]})
+        found = [label async for page in stores.labels.labels(1, 0) for label in page]
+        assert sorted(found) == [*many, (1 << 64) - 1]
+        assert [label async for page in stores.labels.labels(3, 0) for label in page] == []
+
     async def test_a_deleted_channel_is_gone_and_no_other(self, stores: Stores) -> None:
         await stores.labels.append(1, 0, 0, {5: [1, 2], 6: [1]})
         await stores.labels.append(2, 0, 0, {5: [1]})

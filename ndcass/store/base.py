@@ -45,6 +45,9 @@ REFRESH_JOB = "refresh"
 KEEP_REFRESHED_S = 600.0
 # The greatest id that a voxel of an annotation channel can hold.
 MAX_OBJECT_ID = (1 << 64) - 1
+# How long the voxels of an entry of the label index may be under way where no setting says so. No
+# write takes longer unless its process is held up, and then it appends its entries again.
+LABEL_WINDOW_S = 30.0
 # What a side record is at most, by its kind and key and by its value.
 MAX_RECORD_NAME = 200
 MAX_RECORD_BYTES = 1 << 20
@@ -473,20 +476,52 @@ class ObjectStore(Protocol):
 
 
 class LabelIndex(Protocol):
-    """Which cuboids hold a label: a superset that readers verify."""
+    """Which cuboids hold a label: a superset that readers verify.
+
+    An entry is appended before its voxels are written, so one that a check found empty may be about
+    to become true. Its age tells: see `window_s`.
+    """
+
+    @property
+    def window_s(self) -> float:
+        """How long after an append its voxels may still be under way."""
 
     async def append(
         self, channel_id: int, level: int, t: int, mortons_of: Mapping[int, Sequence[int]]
     ) -> None:
-        """Note that each label is (or is about to be) in these cuboids; durable when it returns."""
+        """Note that each label is (or is about to be) in these cuboids; durable when it returns.
+
+        An entry that is there already becomes as young as a new one.
+        """
 
     async def mortons(self, channel_id: int, level: int, label: int) -> Sequence[tuple[int, int]]:
         """(timestep, Morton code) of the cuboids that may hold a label, ascending."""
 
+    async def missing(
+        self, channel_id: int, level: int, t: int, mortons_of: Mapping[int, Sequence[int]]
+    ) -> Mapping[int, Sequence[int]]:
+        """Those of some entries that are not there."""
+
+    def labels(self, channel_id: int, level: int) -> AsyncIterator[Sequence[int]]:
+        """Every label of a level that has entries, each once, in no order, in pages.
+
+        One that lost its entries meanwhile, or long ago, may come too.
+        """
+
     async def discard(
-        self, channel_id: int, level: int, label: int, cuboids: Sequence[tuple[int, int]]
+        self,
+        channel_id: int,
+        level: int,
+        label: int,
+        cuboids: Sequence[tuple[int, int]],
+        *,
+        older_than_s: float = 0.0,
     ) -> None:
-        """Forget (timestep, Morton code) entries that a check found empty of the label."""
+        """Forget (timestep, Morton code) entries that a check found empty of the label.
+
+        Only those that were appended last longer than `older_than_s` ago: with `window_s` and the
+        time since the check began, none whose voxels the check could not have seen.
+        """
 
     async def delete_channel(self, channel_id: int) -> int: ...
 

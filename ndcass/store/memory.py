@@ -9,6 +9,7 @@ import bisect
 import copy
 import dataclasses
 import json
+import math
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -24,6 +25,7 @@ from ndcass.merge import CuboidRow, WriteOp, is_blank, without_negative_zeros
 from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, User
 from ndcass.store.base import (
     DELETE_JOB,
+    LABEL_WINDOW_S,
     MAX_OBJECT_ID,
     MOST_RECORD_KEYS,
     CuboidAddress,
@@ -732,28 +734,60 @@ class MemoryObjects:
 
 
 class MemoryLabels:
-    """The `LabelIndex` in a dict of sets."""
+    """The `LabelIndex` in a dict of dicts: when each cuboid of a label was noted."""
 
-    def __init__(self) -> None:
-        self._cuboids: dict[tuple[int, int, int], set[tuple[int, int]]] = defaultdict(set)
+    def __init__(self, *, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._cuboids: dict[tuple[int, int, int], dict[tuple[int, int], float]] = defaultdict(dict)
+        self._now_s = now_s
+
+    @property
+    def window_s(self) -> float:
+        """As `LabelIndex.window_s`."""
+        return LABEL_WINDOW_S
 
     async def append(
         self, channel_id: int, level: int, t: int, mortons_of: Mapping[int, Sequence[int]]
     ) -> None:
         """As `LabelIndex.append`."""
+        now_s = self._now_s()
         for label, mortons in mortons_of.items():
-            self._cuboids[channel_id, level, label].update((t, int(morton)) for morton in mortons)
+            noted = self._cuboids[channel_id, level, int(label)]
+            noted.update(((t, int(morton)), now_s) for morton in mortons)
 
     async def mortons(self, channel_id: int, level: int, label: int) -> Sequence[tuple[int, int]]:
         """As `LabelIndex.mortons`."""
         return sorted(self._cuboids.get((channel_id, level, label), ()))
 
+    async def missing(
+        self, channel_id: int, level: int, t: int, mortons_of: Mapping[int, Sequence[int]]
+    ) -> Mapping[int, Sequence[int]]:
+        """As `LabelIndex.missing`."""
+        found = {
+            label: [m for m in mortons if (t, m) not in self._cuboids.get(key, ())]
+            for label, mortons in mortons_of.items()
+            for key in [(channel_id, level, int(label))]
+        }
+        return {label: mortons for label, mortons in found.items() if mortons}
+
+    async def labels(self, channel_id: int, level: int) -> AsyncIterator[Sequence[int]]:
+        """As `LabelIndex.labels`."""
+        yield [key[2] for key in self._cuboids if key[:2] == (channel_id, level)]
+
     async def discard(
-        self, channel_id: int, level: int, label: int, cuboids: Sequence[tuple[int, int]]
+        self,
+        channel_id: int,
+        level: int,
+        label: int,
+        cuboids: Sequence[tuple[int, int]],
+        *,
+        older_than_s: float = 0.0,
     ) -> None:
         """As `LabelIndex.discard`."""
-        found = self._cuboids.get((channel_id, level, label), set())
-        found.difference_update(cuboids)
+        noted = self._cuboids.get((channel_id, level, label), {})
+        latest_s = self._now_s() - older_than_s
+        for cuboid in cuboids:
+            if noted.get(cuboid, math.inf) <= latest_s:
+                del noted[cuboid]
 
     async def delete_channel(self, channel_id: int) -> int:
         """Forget every entry of a channel; how many there were."""

@@ -111,7 +111,7 @@ class CassandraStores:
         self.jobs = CassandraJobs(tables)
         self.catalog = CassandraCatalog(tables, self.jobs)
         self.objects = CassandraObjects(tables, stamps)
-        self.labels = CassandraLabels(tables, stamps)
+        self.labels = CassandraLabels(tables, stamps, window_s=cuboids.windows.write_window_s)
         self.records = CassandraRecords(tables, stamps)
         self.folding = CassandraFolding(
             driver, cuboids, writer, settings, is_live=self.catalog.is_live

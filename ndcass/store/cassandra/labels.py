@@ -5,9 +5,10 @@ written at, so that an append that came meanwhile, being later, survives.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from ndcass.concurrency import bounded_map
+from ndcass.store.base import LABEL_WINDOW_S
 from ndcass.store.cassandra.stamps import Stamps
 from ndcass.store.cassandra.tables import Entry, Tables, batched
 
@@ -55,10 +56,16 @@ class NotedCuboid(tuple[int, int]):
 class CassandraLabels:
     """The `LabelIndex` in a table."""
 
-    def __init__(self, tables: Tables, stamps: Stamps) -> None:
+    def __init__(self, tables: Tables, stamps: Stamps, *, window_s: float = LABEL_WINDOW_S) -> None:
         self._tables = tables
         self._stamps = stamps
+        self._window_s = window_s
         self._registered: set[tuple[int, int, int]] = set()
+
+    @property
+    def window_s(self) -> float:
+        """As `LabelIndex.window_s`: the write window, and what clocks may differ by."""
+        return self._window_s + self._stamps.skew_us / 1e6
 
     async def append(
         self, channel_id: int, level: int, t: int, mortons_of: Mapping[int, Sequence[int]]
@@ -96,8 +103,42 @@ class CassandraLabels:
         rows = await self._tables.rows(_LIST, channel_id, level, int(label), page_rows=PAGE_ROWS)
         return [NotedCuboid.of(*row) for row in rows]
 
+    async def missing(
+        self, channel_id: int, level: int, t: int, mortons_of: Mapping[int, Sequence[int]]
+    ) -> Mapping[int, Sequence[int]]:
+        """As `LabelIndex.missing`."""
+
+        async def missing(asked: tuple[int, list[int]]) -> tuple[int, list[int]]:
+            label, mortons = asked
+            key = (channel_id, level, int(label), [(t, int(morton)) for morton in mortons])
+            there = {morton for _, morton, _ in await self._tables.rows(_LIST_SOME, *key)}
+            return label, [morton for morton in mortons if int(morton) not in there]
+
+        asked = [
+            (label, list(some))
+            for label, mortons in mortons_of.items()
+            for some in batched(mortons, ENTRIES_AT_ONCE)
+        ]
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for label, mortons in await bounded_map(missing, asked, limit=WRITTEN_AT_ONCE):
+            found[label] += mortons
+        return {label: mortons for label, mortons in found.items() if mortons}
+
+    async def labels(self, channel_id: int, level: int) -> AsyncIterator[Sequence[int]]:
+        """As `LabelIndex.labels`: those that were registered, which they stay."""
+        for shard in range(SHARDS):
+            pages = self._tables.pages(_REGISTERED, channel_id, shard, page_rows=PAGE_ROWS)
+            async for page in pages:
+                yield [int(label) for its_level, label in page if its_level == level]
+
     async def discard(
-        self, channel_id: int, level: int, label: int, cuboids: Sequence[tuple[int, int]]
+        self,
+        channel_id: int,
+        level: int,
+        label: int,
+        cuboids: Sequence[tuple[int, int]],
+        *,
+        older_than_s: float = 0.0,
     ) -> None:
         """As `LabelIndex.discard`.
 
@@ -114,7 +155,7 @@ class CassandraLabels:
             ]
         # One so new that another gateway's clock may not have come so far: an append from there
         # would be deleted with it. It may stay, since readers verify what they find.
-        passed_us = self._stamps.now_us() - self._stamps.skew_us
+        passed_us = self._stamps.now_us() - max(self._stamps.skew_us, round(older_than_s * 1e6))
         entries = [(_DISCARD, (c.written_us, *key, *c)) for c in noted if c.written_us <= passed_us]
         batches = list(batched(entries, ENTRIES_AT_ONCE))
         await bounded_map(self._tables.write_together, batches, limit=WRITTEN_AT_ONCE)

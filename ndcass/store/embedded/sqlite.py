@@ -162,9 +162,14 @@ CREATE TABLE side_records (
 ) STRICT;
 """
 
+# When an entry was appended last, by the monotonic clock; see labels.py.
+_LABEL_AGES = """
+ALTER TABLE labels ADD COLUMN noted_s REAL NOT NULL DEFAULT 0;
+"""
+
 # What each version adds to the one before it. An older file gets what it lacks when it is opened;
 # one that is out never changes, another follows.
-_STEPS = (_FIRST_SCHEMA, _SIDE_RECORDS)
+_STEPS = (_FIRST_SCHEMA, _SIDE_RECORDS, _LABEL_AGES)
 SCHEMA_VERSION = len(_STEPS)
 
 
