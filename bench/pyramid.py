@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import importlib
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from bench.clients import Client, serve_ndcass
 from bench.end_to_end import Result, report
+from ndcass.concurrency import keep_heap
 from ndcass.downsample import Rule, downsample
 from ndcass.geometry import Box
 from ndcass.jobs import handlers
@@ -30,6 +32,7 @@ from ndcass.merge import WriteOp
 from ndcass.model import Channel, Dataset, Project
 from ndcass.place import Place
 from ndcass.propagation import start
+from ndcass.server.app import SWITCH_S
 from ndcass.store.base import Stores
 from ndcass.store.embedded import open_embedded
 from ndcass.writer import write_box
@@ -108,6 +111,8 @@ CASES: dict[str, tuple[str, str, str, Callable[..., Voxels], Callable[[Voxels], 
 @contextlib.asynccontextmanager
 async def opened() -> AsyncIterator[Stores]:
     """Stores in a temporary folder, with workers as a gateway has them."""
+    keep_heap()  # this and the next as a gateway does
+    sys.setswitchinterval(SWITCH_S)
     with tempfile.TemporaryDirectory(prefix="ndcass-bench-") as folder:
         stores = await open_embedded(Path(folder))
         stop = asyncio.Event()
