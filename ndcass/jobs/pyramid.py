@@ -35,6 +35,7 @@ from ndcass.downsample import Rule, downsample
 from ndcass.errors import NotFound, StoreError
 from ndcass.geometry import Box, Geometry, Zyx
 from ndcass.jobs.runner import JobLost, Progress, is_passing
+from ndcass.label_index import IndexEntries
 from ndcass.merge import WriteOp
 from ndcass.model import (
     DEFAULT_DOWNSAMPLING,
@@ -50,6 +51,7 @@ from ndcass.store.base import (
     PLAIN,
     REFRESH_JOB,
     CuboidAddress,
+    CuboidBatch,
     CuboidWrite,
     Job,
     StaleMark,
@@ -291,15 +293,18 @@ async def _rebuild_together(work: _Work, counts: Mapping[tuple[int, int], int]) 
     if not ready:
         return 0
     async with stale.derivation([mark for _, mark in ready.values()]) as batch:
+        entries = IndexEntries(work.stores.labels)
         made: dict[CuboidAddress, Voxels] = {}
         for stage, mark in ready.values():
             async with work.turn():
                 writes = await _derived(work, stage, [mark], made)
-                await batch.add(writes)
+                await _add(work, writes, batch, entries)
             made |= {write.address: write.voxels for write in writes}
             further = children_of(work.geometry, stage, [mark.address])
             batch.mark_stale(further - ready.keys())
+        await entries.append()
         await batch.commit()
+        await entries.append_late()
     return len(ready)
 
 
@@ -313,18 +318,30 @@ async def _rebuild(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> int
     if not marks:
         return 0
     async with stale.derivation(marks) as batch:
+        entries = IndexEntries(work.stores.labels)
         adding = asyncio.Lock()
 
         async def piece(step: Sequence[StaleMark]) -> None:
             async with work.turn():
                 writes = await _derived(work, stage, step)
                 async with adding:
-                    await batch.add(writes)
+                    await _add(work, writes, batch, entries)
 
         await bounded_map(piece, list(_steps(work, stage, marks)), limit=CPU_CORES)
         batch.mark_stale(children_of(work.geometry, stage, [mark.address for mark in marks]))
+        await entries.append()
         await batch.commit()
+        await entries.append_late()
     return len(marks)
+
+
+async def _add(
+    work: _Work, writes: Sequence[CuboidWrite], batch: CuboidBatch, entries: IndexEntries
+) -> None:
+    """Take cuboids for the store, and their labels for the index, at every level."""
+    await batch.add(writes)
+    if work.channel.is_annotation:
+        await entries.note(writes)
 
 
 async def _is_old_below(work: _Work, stage: Stage) -> bool:

@@ -198,6 +198,21 @@ async def test_a_base_above_zero_has_levels_above_it_only(stores: Stores) -> Non
     assert [address async for page in scan for address in page] == []
 
 
+async def test_labels_are_found_at_every_level(stores: Stores) -> None:
+    volume = await volume_of(
+        stores, dataset=TALL, channel_type="annotation", channel_datatype="uint32"
+    )
+    await volume.write()
+    await volume.propagate()
+    for stage in stages(volume.geometry, 0):
+        level = await stored(stores, volume.channel, stage)
+        scan = stores.cuboids.scan(volume.channel.id, pyramid=PLAIN, level=stage.level.level)
+        cuboids = {(a.t, a.morton) async for page in scan for a in page}
+        for label in np.unique(level[level != 0]):
+            found = await stores.labels.mortons(volume.channel.id, stage.level.level, int(label))
+            assert set(found) == cuboids  # each of them is full of the same few labels
+
+
 async def test_a_channel_without_voxels_is_propagated_at_once(stores: Stores) -> None:
     volume = await volume_of(stores)
     assert (await volume.propagate()).state == JobState.SUCCESS
