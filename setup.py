@@ -24,6 +24,7 @@ RUNTIME = [
     "isal>=1.7,<2",
     "lmdb>=1.5,<4",
     "lz4>=4.3,<5",
+    "networkx>=3.4,<4",
     "nibabel>=5.3,<6",
     "numpy>=2.1,<3",
     "pillow>=11,<14",

@@ -68,6 +68,8 @@ class Layer:
         The window that was asked for, instead of the channel's; makes a grey picture of any type.
     keep_ids : tuple of int or None
         The only labels that are not made background.
+    shown_as : int or None
+        The label whose colour all of them have: a neuron shows its segments as itself.
     """
 
     plane: str
@@ -78,6 +80,7 @@ class Layer:
     extreme: Extreme | None = None
     window: Range | None = None
     keep_ids: tuple[int, ...] | None = None
+    shown_as: int | None = None
 
     def __post_init__(self) -> None:
         channel = self.place.channel
@@ -108,6 +111,7 @@ class Layer:
             self.extreme and self.extreme.name,
             self.window,
             self.keep_ids,
+            *(() if self.shown_as is None else (self.shown_as,)),
         )
 
     @property
@@ -156,7 +160,12 @@ class Layer:
         return voxels if self.window is None else picture.window(voxels, *self.window)
 
     def _filtered(self, voxels: Voxels) -> Voxels:
-        return voxels if self.keep_ids is None else picture.keep_only(voxels, self.keep_ids)
+        if self.keep_ids is not None:
+            voxels = picture.keep_only(voxels, self.keep_ids)
+        if self.shown_as is not None:
+            label = voxels.dtype.type(self.shown_as)
+            voxels = np.where(voxels != 0, label, voxels.dtype.type(0))
+        return voxels
 
     def pixels(self, plane: Voxels) -> Picture:
         """The pixels of the plane that was read; holds a core, so it belongs in `run_cpu`."""

@@ -6,6 +6,7 @@
     ├── InvalidRequest            what was asked makes no sense; nothing was changed
     │   ├── OutOfBounds           a box or a level that the dataset does not have
     │   ├── BadBody               a body that does not decode to what the URL announces
+    │   ├── Malformed             a value that clients of the original never sent with success
     │   └── InvalidOption         a bad value of something only ndcass offers (its additions)
     ├── TooLarge                  more than a limit allows
     ├── NotFound                  a name that does not exist
@@ -45,6 +46,10 @@ class OutOfBounds(InvalidRequest):
 
 class BadBody(InvalidRequest):
     """A body that does not decode to what the URL announces."""
+
+
+class Malformed(InvalidRequest):
+    """A value, an object or a file of objects that makes no sense; the original failed on it."""
 
 
 class InvalidOption(InvalidRequest):

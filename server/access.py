@@ -85,7 +85,8 @@ def _world_may_write(request: web.Request, view: TokenView) -> bool:
         return True
     if not access.public_write_channels:
         return False
-    names = exchange_of(request).match.channels or ("default",)
+    match = exchange_of(request).match
+    names = match.channels or (match.names.get("channel") or "default",)
     channels = [view.channel(name) for name in names]
     return all(
         channel is not None

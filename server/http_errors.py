@@ -30,6 +30,7 @@ class Plane(enum.Enum):
 STATUS: dict[type[NdcassError], int] = {
     errors.InvalidRequest: 400,
     errors.InvalidOption: 400,
+    errors.Malformed: 400,
     errors.TooLarge: 413,
     errors.NotFound: 404,
     errors.AlreadyExists: 409,
@@ -44,7 +45,8 @@ STATUS: dict[type[NdcassError], int] = {
     errors.CorruptValue: 500,
     errors.IncompatibleStore: 503,
 }
-# Clients of the original test for 404 (data plane 2.5); InvalidOption is none of theirs.
+# Clients of the original test for 404 (data plane 2.5); InvalidOption is none of theirs, and what
+# is Malformed was a 500 (annotation plane 0.3).
 DATA_STATUS: dict[type[NdcassError], int] = {
     **STATUS,
     errors.InvalidRequest: 404,

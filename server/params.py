@@ -1,14 +1,13 @@
 """Bodies and options that are not voxels -> typed values."""
 
-import contextlib
 import json
 from collections import Counter
 from typing import Any
 
 from aiohttp import web
 
-from ndcass.errors import BadBody, InvalidOption, TooLarge
-from ndcass.server.streaming import chunks
+from ndcass.errors import BadBody, InvalidOption
+from ndcass.server.streaming import whole_body
 
 # A resource is a few short texts and numbers.
 MAX_JSON_BYTES = 1 << 20
@@ -45,15 +44,7 @@ async def json_body(request: web.Request) -> dict[str, Any]:
     BadBody
         If it is no JSON object.
     """
-    length = request.content_length
-    if length is not None and length > MAX_JSON_BYTES:
-        raise TooLarge("JSON body", asked=length, limit=MAX_JSON_BYTES)
-    body = bytearray()
-    async with contextlib.aclosing(chunks(request)) as arriving:
-        async for chunk in arriving:
-            body += chunk
-            if len(body) > MAX_JSON_BYTES:
-                raise TooLarge("JSON body", asked=len(body), limit=MAX_JSON_BYTES)
+    body = await whole_body(request, "JSON body", limit_bytes=MAX_JSON_BYTES)
     found = _json(bytes(body))
     if not isinstance(found, dict):
         raise BadBody("the body must be one JSON object")

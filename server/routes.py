@@ -6,12 +6,14 @@ The first template that fits wins, so what has a fixed word stands before what h
 # ruff: noqa: E501 - one line a route
 
 from ndcass.server.handlers import (
+    annotation,
     cutout,
     health,
     info,
     job,
     label,
     nifti,
+    object_query,
     overlay,
     page,
     posted_cutout,
@@ -19,7 +21,9 @@ from ndcass.server.handlers import (
     project,
     projection,
     propagate,
+    ramon,
     refusal,
+    skeleton,
     statistics,
     synaptogram,
     tile,
@@ -51,6 +55,12 @@ _OVERLAY = "/overlay/{alpha}/{first_server}/{first_token}/{first_channel}/{secon
 _SYNAPTOGRAM = "/synaptogram/{token}/{channels}/{xy|xz|yz}/{box}"
 _NEVER_POSTED = "/sd/{token}/[{channels}/]{zip|jpeg|diff|xy|xz|yz|xyanno|xzanno|yzanno|minproj|maxproj|mcfc|id|ids}/{rest}"
 _STATS = "/stats/{token}/{channel}"
+_ANNOTATIONS = "/sd/{token}/{channel}"
+_OBJECT = "/sd/{token}/{channel}/{ids}"
+_SET_FIELD = "/sd/{token}/{channel}/setField/{object}/{field}/{value}/"
+_MERGE = "/sd/{token}/{channel}/merge/{ids}/"
+_MERGE_GLOBAL = (f"{_MERGE}global/", f"{_MERGE}global/{{level}}/")
+_RAMON = "/ramon/{token}/{channel}"
 _BLAZE = "/sd/{token}/[{channels}/]blaze/{rest}"
 
 # fmt: off
@@ -92,6 +102,28 @@ ROUTES = (
     Route("POST", f"/sd{_RESERVE}", info.reserve_ids, "Reserve object ids: [first, count].", aliases=(_RESERVE,)),
     Route("POST", _NEVER_POSTED, refusal.refuse_post, "Refused: these services are for reading.", refuses=True),
     Route("GET", _BLAZE, refusal.refuse_blaze, "Refused: nothing can be read from blaze.", refuses=True),
+    # -- annotation objects; those that begin with ids stand last, for what stands before has a word
+    Route("GET", f"{_ANNOTATIONS}/query/{{predicates}}", object_query.query, "The ids of the objects that meet some predicates, as HDF5.", aliases=(f"{_ANNOTATIONS}/query",)),
+    Route("POST", f"{_ANNOTATIONS}/query/{{predicates}}", object_query.query_region, "The same of the objects that have a voxel in the posted region.", aliases=(f"{_ANNOTATIONS}/query",)),
+    Route("GET", f"{_ANNOTATIONS}/getField/{{object}}/{{field}}/", object_query.read_field, "A field of an object as text."),
+    Route("GET", _SET_FIELD, object_query.set_field, "Set a field of an object.", changes=True),
+    Route("POST", _SET_FIELD, object_query.set_field, "Set a field of an object."),
+    Route("PUT", _SET_FIELD, object_query.set_field, "Set a field of an object."),
+    Route("GET", _MERGE, object_query.merge, "Merge objects into the first of them.", aliases=_MERGE_GLOBAL, changes=True),
+    Route("POST", _MERGE, object_query.merge, "Merge objects into the first of them.", aliases=_MERGE_GLOBAL),
+    Route("GET", "/sd/{token}/[{channel}/]csv/{object}/{level}/", object_query.read_csv, "An object and its box as lines of name and value."),
+    Route("GET", "/sd/{token}/[{channel}/]exceptions/{box}", object_query.read_exceptions, "The voxels of a box that belong to several objects."),
+    Route("GET", f"{_ANNOTATIONS}/swc/", skeleton.read_swc, "All skeletons of a channel as SWC."),
+    Route("POST", f"{_ANNOTATIONS}/swc/", skeleton.write_swc, "Make skeletons and nodes of an SWC file."),
+    Route("GET", f"{_ANNOTATIONS}/swc/{{ids}}/", skeleton.read_swc, "Some skeletons as SWC."),
+    Route("GET", f"{_OBJECT}/{{object_data}}", annotation.get_objects, "Some objects as HDF5 or JSON.", aliases=(_OBJECT,)),
+    Route("DELETE", f"{_OBJECT}/", annotation.delete_objects, "Delete objects and their voxels."),
+    Route("POST", f"{_ANNOTATIONS}/", annotation.write_objects, "Make objects.", aliases=(f"{_ANNOTATIONS}/{{words}}/",)),
+    Route("GET", f"{_RAMON}/query/{{field}}/{{value}}/", ramon.query, "The ids of the objects that have a value, as JSON."),
+    Route("GET", f"{_RAMON}/topkeys/", ramon.read_top_keys, "The stored keys that most values have.", aliases=(f"{_RAMON}/topkeys/{{count}}/", f"{_RAMON}/topkeys/type/{{kind}}/", f"{_RAMON}/topkeys/{{count}}/type/{{kind}}/")),
+    Route("GET", f"{_RAMON}/{{object}}/", ramon.read_object, "An object as JSON."),
+    Route("GET", f"{_RAMON}/{{object}}/boundingbox/", ramon.read_box, "An object as JSON, with the box around it.", aliases=(f"{_RAMON}/{{object}}/boundingbox/{{level}}/",)),
+    Route("GET", "/ndgraph/{token}/{channel}/{graph}", skeleton.read_graph, "The segments that synapses join, as a graph.", aliases=("/ndgraph/{token}/{channel}",)),
     # -- statistics
     Route("GET", f"{_STATS}/genhist/", statistics.order_histogram, "Have the histogram of a whole channel made.", changes=True),
     Route("POST", f"{_STATS}/genhist/", statistics.order_regions, "Have histograms of some regions made."),

@@ -32,6 +32,8 @@ PLANES = {
     "overlay": Plane.DATA,
     "synaptogram": Plane.DATA,
     "viz": Plane.DATA,
+    "ramon": Plane.DATA,
+    "ndgraph": Plane.DATA,
     "resource": Plane.RESOURCE,
 }
 
@@ -43,7 +45,15 @@ PARTS = {
     "token": r"\w+",
     "channels": r"[\w,+]+",
     "channel": r"\w+",
-    "count": r"[0-9]{1,20}",
+    "count": r"[^/]+",
+    # Annotations: what a POST says beside the objects, the id of one, a field and its value.
+    "words": r"(?:overwrite|preserve|exception|update|dataonly|reduce|json|batch|remap)"
+    r"(?:/(?:overwrite|preserve|exception|update|dataonly|reduce|json|batch|remap))*",
+    "object": r"[0-9]{1,20}",
+    "field": r"[^/]+",
+    "value": r"[^/]+",
+    "level": r"[^/]+",
+    "kind": r"[0-9]{1,4}",
     "values": r"[^/]+",
     "colours": r"[\w,:+]+",
     "ids": r"[0-9,]+",
@@ -59,7 +69,10 @@ PARTS = {
     # The original tolerates such behind `info` and `projinfo`.
     "junk": r"[\w,/]*",
 }
-TAILS = frozenset("box plane voxel corner tile viking_tile region percent rest".split())
+TAILS = frozenset(
+    "box plane voxel corner tile viking_tile region percent predicates object_data graph "
+    "rest".split()
+)
 # The answer repeats the path in its text, but not megabytes of it.
 SHOWN_CHARACTERS = 200
 

@@ -127,6 +127,20 @@ async def chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
         yield chunk
 
 
+async def whole_body(request: web.Request, what: str, *, limit_bytes: int) -> bytearray:
+    """A body whose size nothing tells before it is there; TooLarge above the limit."""
+    length = request.content_length
+    if length is not None and length > limit_bytes:
+        raise TooLarge(what, asked=length, limit=limit_bytes)
+    body = bytearray()
+    async with contextlib.aclosing(chunks(request)) as arriving:
+        async for chunk in arriving:
+            body += chunk
+            if len(body) > limit_bytes:
+                raise TooLarge(what, asked=len(body), limit=limit_bytes)
+    return body
+
+
 async def receive(
     request: web.Request,
     body: Body,

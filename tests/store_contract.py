@@ -1446,6 +1446,94 @@ class ObjectContract(Contract):
         assert await query(limit=2) == [1, 2]
         assert await query(_equal("type", 2), limit=0) == []
 
+    async def test_a_list_equals_each_of_its_elements(self, stores: Stores) -> None:
+        await stores.objects.put(
+            1,
+            [
+                StoredObject(3, {"segments": [7, 3, 7], "tags": ["a", "b"]}),
+                StoredObject(5, {"segments": [3], "tags": "b"}),
+                StoredObject(6, {"segments": 7}),
+            ],
+        )
+
+        async def query(*predicates: Predicate) -> list[int]:
+            return list(await stores.objects.query(1, predicates, limit=9))
+
+        assert await query(_equal("segments", 7)) == [3, 6]
+        assert await query(_equal("segments", 3)) == [3, 5]
+        assert await query(_equal("segments", 3), _equal("segments", 7)) == [3]
+        assert await query(_equal("tags", "b")) == [3, 5]
+        assert await query(_equal("tags", "b"), _equal("segments", 3)) == [3, 5]
+        assert await query(_equal("segments", "7")) == []
+        assert await query(Predicate("segments", Comparison.GREATER, 2)) == [6]
+        await stores.objects.put(1, [StoredObject(3, {"segments": [9]})])
+        assert await query(_equal("segments", 3)) == [5]
+        await stores.objects.delete(1, [3])
+        assert await query(_equal("segments", 9)) == []
+
+    async def test_changing_fields_leaves_the_others(self, stores: Stores) -> None:
+        await stores.objects.put(1, [StoredObject(7, {"a": 1, "b": "x", "s": [1, 2], "t": [5]})])
+        assert await stores.objects.change(1, 7, {"a": 2, "s": [2, 3], "new": "y"})
+        [found] = await stores.objects.get(1, [7])
+        assert dict(found.fields) == {"a": 2, "b": "x", "s": [2, 3], "t": [5], "new": "y"}
+        for predicate, hits in (
+            (_equal("a", 2), [7]),
+            (_equal("a", 1), []),
+            (_equal("s", 3), [7]),
+            (_equal("s", 1), []),
+            (_equal("t", 5), [7]),
+            (_equal("new", "y"), [7]),
+            (Predicate("a", Comparison.GREATER, 1), [7]),
+            (Predicate("a", Comparison.LESS, 2), []),
+        ):
+            assert list(await stores.objects.query(1, [predicate], limit=9)) == hits, predicate
+        await stores.objects.put(1, [StoredObject(7, {"a": 3})])
+        [found] = await stores.objects.get(1, [7])
+        assert dict(found.fields) == {"a": 3}
+
+    async def test_what_is_not_there_cannot_be_changed(self, stores: Stores) -> None:
+        assert not await stores.objects.change(1, 7, {"a": 1})
+        await stores.objects.put(1, [StoredObject(7, {"b": 1})])
+        await stores.objects.delete(1, [7])
+        assert not await stores.objects.change(1, 7, {"a": 1})
+        assert list(await stores.objects.get(1, [7])) == []
+        assert list(await stores.objects.query(1, [], limit=9)) == []
+        assert list(await stores.objects.query(1, [_equal("a", 1)], limit=9)) == []
+        await stores.objects.put(1, [StoredObject(7, {"b": 2})])
+        [found] = await stores.objects.get(1, [7])
+        assert dict(found.fields) == {"b": 2}
+
+    async def test_changes_of_different_fields_at_once_all_last(self, stores: Stores) -> None:
+        await stores.objects.put(1, [StoredObject(7, {"same": 0})])
+        async with asyncio.TaskGroup() as group:
+            for n in range(8):
+                change = {f"field{n}": n, "same": n}
+                group.create_task(stores.objects.change(1, 7, change))
+        [found] = await stores.objects.get(1, [7])
+        assert {name: found.fields[name] for name in found.fields if name != "same"} == {
+            f"field{n}": n for n in range(8)
+        }
+        assert found.fields["same"] in range(8)
+
+    async def test_a_chosen_id_goes_to_one_asker(self, stores: Stores) -> None:
+        async def claim(*ids: int) -> bool:
+            try:
+                await stores.objects.claim(1, ids)
+            except AlreadyExists:
+                return False
+            return True
+
+        assert sum(await asyncio.gather(*(claim(7) for _ in range(6)))) == 1
+        assert not await claim(6, 7)
+        assert await claim(6)
+        await stores.objects.put(1, [StoredObject(7, {"a": 1})])
+        assert not await claim(7)
+        await stores.objects.put(1, [StoredObject(1 << 40, {"a": 1})])
+        assert not await claim(8, 1 << 40)
+        assert await claim(8)
+        await stores.objects.delete(1, [7, 8])
+        assert await claim(7, 8)
+
     async def test_what_is_returned_is_a_copy(self, stores: Stores) -> None:
         fields = {"list": [1]}
         await stores.objects.put(1, [StoredObject(1, fields)])

@@ -43,6 +43,8 @@ DELETE_JOB = "delete"
 # well nobody asks for it, so it is forgotten sooner than others.
 REFRESH_JOB = "refresh"
 KEEP_REFRESHED_S = 600.0
+# How long a claimed id waits for its object: longer than any request may take.
+CLAIM_S = 900.0
 # The greatest id that a voxel of an annotation channel can hold.
 MAX_OBJECT_ID = (1 << 64) - 1
 # How long the voxels of an entry of the label index may be under way where no setting says so. No
@@ -447,7 +449,7 @@ class Comparison(enum.StrEnum):
 
 
 class Predicate(NamedTuple):
-    """One condition of a query; several are and-ed."""
+    """One condition of a query; several are and-ed. A list equals each of its elements."""
 
     field: str
     comparison: Comparison
@@ -459,6 +461,25 @@ class ObjectStore(Protocol):
 
     async def put(self, channel_id: int, objects: Sequence[StoredObject]) -> None:
         """Write or replace, all or nothing."""
+
+    async def claim(self, channel_id: int, ids: Sequence[int]) -> None:
+        """Make sure of ids that somebody chose: of any number who ask for one, one gets it.
+
+        An id is free if its object does not exist and nobody claimed it who may still put it: that
+        is for `CLAIM_S` after the claim. `delete` frees it at once.
+
+        Raises
+        ------
+        AlreadyExists
+            If one of them is not free; then none is claimed.
+        """
+
+    async def change(self, channel_id: int, object_id: int, fields: Mapping[str, Any]) -> bool:
+        """Set some fields of an object and leave the others; False if there is no such object.
+
+        Of any number who change different fields at once, none undoes another's; `Any` as in
+        `StoredObject`.
+        """
 
     async def get(self, channel_id: int, ids: Sequence[int]) -> Sequence[StoredObject]:
         """Those that exist, in the order asked."""

@@ -24,6 +24,7 @@ from ndcass.errors import AlreadyExists, Conflict, CorruptValue, InvalidRequest,
 from ndcass.merge import CuboidRow, WriteOp, is_blank, without_negative_zeros
 from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, User
 from ndcass.store.base import (
+    CLAIM_S,
     DELETE_JOB,
     LABEL_WINDOW_S,
     MAX_OBJECT_ID,
@@ -59,7 +60,7 @@ class MemoryStores:
         self.stale = self.cuboids.stale
         self.jobs = MemoryJobs(now_s)
         self.catalog = MemoryCatalog(self.jobs)
-        self.objects = MemoryObjects()
+        self.objects = MemoryObjects(now_s)
         self.labels = MemoryLabels()
         self.records = MemoryRecords()
         self.counts: Mapping[str, float] = {}
@@ -697,12 +698,31 @@ class MemoryCatalog:
 class MemoryObjects:
     """The `ObjectStore` in a dict by channel and id."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.time) -> None:
+        self._now_s = now_s
         self._fields: dict[tuple[int, int], Mapping[str, Any]] = {}
+        # When an id was claimed.
+        self._claims: dict[tuple[int, int], float] = {}
 
     async def put(self, channel_id: int, objects: Sequence[StoredObject]) -> None:
         """As `ObjectStore.put`."""
         self._fields |= {(channel_id, item.id): _json_copy(item.fields) for item in objects}
+
+    async def claim(self, channel_id: int, ids: Sequence[int]) -> None:
+        """As `ObjectStore.claim`."""
+        now_s = self._now_s()
+        for key in [(channel_id, object_id) for object_id in ids]:
+            claimed = self._claims.get(key, now_s - CLAIM_S) > now_s - CLAIM_S
+            if claimed or key in self._fields:
+                raise AlreadyExists(f"object {key[1]} exists, or is just being made")
+        self._claims |= {(channel_id, object_id): now_s for object_id in ids}
+
+    async def change(self, channel_id: int, object_id: int, fields: Mapping[str, Any]) -> bool:
+        """As `ObjectStore.change`."""
+        found = self._fields.get((channel_id, object_id))
+        if found is not None:
+            self._fields[channel_id, object_id] = {**found, **_json_copy(fields)}
+        return found is not None
 
     async def get(self, channel_id: int, ids: Sequence[int]) -> Sequence[StoredObject]:
         """As `ObjectStore.get`."""
@@ -715,6 +735,7 @@ class MemoryObjects:
     async def delete(self, channel_id: int, ids: Sequence[int]) -> int:
         """As `ObjectStore.delete`."""
         wanted = {(channel_id, object_id) for object_id in ids}
+        _forget(self._claims, lambda key: key in wanted)
         return _forget(self._fields, lambda key: key in wanted)
 
     async def query(
@@ -730,6 +751,7 @@ class MemoryObjects:
 
     async def delete_channel(self, channel_id: int) -> int:
         """As `ObjectStore.delete_channel`."""
+        _forget(self._claims, lambda key: key[0] == channel_id)
         return _forget(self._fields, lambda key: key[0] == channel_id)
 
 

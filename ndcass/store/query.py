@@ -9,9 +9,12 @@ from ndcass.store.base import Comparison, Predicate
 def meets(fields: Mapping[str, Any], predicate: Predicate) -> bool:
     """Whether a field is there, of the value's kind (text or number), and compares as asked.
 
-    `Any` is what JSON can hold.
+    A list is equal to each of its elements, and neither less nor greater than anything. `Any` is
+    what JSON can hold.
     """
     value = fields.get(predicate.field)
+    if isinstance(value, list) and predicate.comparison is Comparison.EQUAL:
+        return any(_equals(item, predicate.value) for item in value)
     if isinstance(value, str) != isinstance(predicate.value, str):
         return False
     if not isinstance(value, str | int | float):
@@ -23,3 +26,12 @@ def meets(fields: Mapping[str, Any], predicate: Predicate) -> bool:
             return bool(value < predicate.value)
         case Comparison.GREATER:
             return bool(value > predicate.value)
+
+
+def _equals(item: object, value: object) -> bool:
+    """Whether an element is of the value's kind, and equal to it."""
+    return (
+        isinstance(item, str | int | float)
+        and isinstance(item, str) == isinstance(value, str)
+        and item == value
+    )

@@ -81,7 +81,7 @@ def encode_hdf5(layout: Layout, arrays: Sequence[Array]) -> bytes:
             if name in file:
                 continue
             group = file.create_group(name)
-            _write_voxels(group, array)
+            write_voxels(group, CUTOUT, array)
             text = h5py.string_dtype("ascii")
             group.create_dataset(CHANNEL_TYPE, shape=(1,), dtype=text, data=[kind])
             group.create_dataset(DATATYPE, shape=(1,), dtype=text, data=[datatype])
@@ -115,7 +115,7 @@ def decode_hdf5(body: Voxels, layout: Layout, *, names: Sequence[str]) -> list[A
                 for name, datatype in zip(names, layout.datatypes, strict=True)
             ]
             return [
-                _read_voxels(dataset, dtype=_dtype(datatype), body_bytes=len(body))
+                read_voxels(dataset, dtype=_dtype(datatype), body_bytes=len(body))
                 for dataset, datatype in zip(datasets, layout.datatypes, strict=True)
             ]
     except H5_ERRORS as error:
@@ -126,18 +126,36 @@ def _dtype(datatype: str) -> Dtype:
     return np.dtype(datatype).newbyteorder("<")
 
 
-def _write_voxels(group: h5py.Group, array: Array) -> None:
+def write_voxels(
+    group: h5py.Group, name: str, array: Array, *, dtype: Dtype | None = None, label: int = 1
+) -> None:
+    """A dataset of voxels, compressed chunk by chunk.
+
+    Parameters
+    ----------
+    group : h5py.Group
+    name : str
+    array : ndarray of order z, y, x, or t, z, y, x
+        Voxels, or a mask of those that have a label.
+    dtype : dtype, optional
+        What the file holds, if not the type of the array.
+    label : int
+        What the voxels are multiplied by on their way.
+    """
+    dtype = dtype or array.dtype
     chunk = tuple(map(min, CHUNK_TZYX[-array.ndim :], array.shape))
     dataset = group.create_dataset(
-        CUTOUT,
+        name,
         shape=array.shape,
-        dtype=array.dtype,
+        dtype=dtype,
         chunks=chunk,
         compression="gzip",
         compression_opts=FAST_LEVEL,
     )
     for start in _chunk_starts(array.shape, chunk):
-        block = array[_box(start, chunk, array.shape)]
+        block = array[_box(start, chunk, array.shape)].astype(dtype, copy=False)
+        if label != 1:
+            block = block * dtype.type(label)
         if block.shape != chunk:
             # Chunks are stored whole, also where they reach beyond the end.
             block = np.pad(block, [(0, n - m) for n, m in zip(chunk, block.shape, strict=True)])
@@ -163,11 +181,27 @@ def _checked_dataset(
     file: h5py.File, name: str, *, dtype: Dtype, shape: tuple[int, ...]
 ) -> h5py.h5d.DatasetID:
     """The dataset of one channel, once nothing of it can surprise its reader."""
-    group = _open(file.id, name, what=f"the channel {name}")
+    group = open_member(file.id, name, what=f"the channel {name}")
     if not isinstance(group, h5py.h5g.GroupID):
         raise BadBody(f"{name} in the HDF5 file is no group")
     what = f"{CUTOUT} of {name}"
-    dataset = _open(group, CUTOUT, what=what)
+    dataset = open_dataset(group, CUTOUT, what=what)
+    # By HDF5's own comparison: enumerations and odd bit fields look like integers to numpy.
+    if not dataset.get_type().equal(h5py.h5t.py_create(dtype)):
+        raise BadBody(f"{what} holds {dataset.dtype.str} voxels, the channel is {dtype.str}")
+    if dataset.shape != shape:
+        sent = text_shape(dataset.shape or ())
+        raise BadBody(f"{what} has the shape {sent}, expected is {shape}")
+    check_packing(dataset, dtype=dtype, what=what)
+    return dataset
+
+
+def open_dataset(group: h5py.h5g.GroupID, name: str, *, what: str) -> h5py.h5d.DatasetID:
+    """A dataset that lies in the file itself; BadBody if it is none such.
+
+    `check_packing` comes before it is read.
+    """
+    dataset = open_member(group, name, what=what)
     if not isinstance(dataset, h5py.h5d.DatasetID):
         raise BadBody(f"{what} in the HDF5 file is no dataset")
     # Before anything else, even the shape: a virtual dataset opens other files to find it.
@@ -176,21 +210,20 @@ def _checked_dataset(
         properties.get_layout() == h5py.h5d.CONTIGUOUS and properties.get_external_count()
     ):
         raise BadBody(f"{what} lies outside of the body; only what is inside is read")
-    # By HDF5's own comparison: enumerations and odd bit fields look like integers to numpy.
-    if not dataset.get_type().equal(h5py.h5t.py_create(dtype)):
-        raise BadBody(f"{what} holds {dataset.dtype.str} voxels, the channel is {dtype.str}")
-    if dataset.shape != shape:
-        sent = text_shape(dataset.shape or ())
-        raise BadBody(f"{what} has the shape {sent}, expected is {shape}")
-    _check_filters(properties, what=what)
-    if properties.get_layout() == h5py.h5d.CHUNKED:
-        _check_chunks(
-            properties, expected=math.prod(shape) * dtype.itemsize, dtype=dtype, what=what
-        )
     return dataset
 
 
-def _open(group: h5py.h5g.GroupID, name: str, *, what: str) -> object:
+def check_packing(dataset: h5py.h5d.DatasetID, *, dtype: Dtype, what: str) -> None:
+    """BadBody if filters or chunks of a dataset are not such that `read_voxels` can be asked."""
+    properties = dataset.get_create_plist()
+    _check_filters(properties, what=what)
+    if properties.get_layout() == h5py.h5d.CHUNKED:
+        expected = math.prod(dataset.shape) * dtype.itemsize
+        _check_chunks(properties, expected=expected, dtype=dtype, what=what)
+
+
+def open_member(group: h5py.h5g.GroupID, name: str, *, what: str) -> object:
+    """What a hard link leads to; BadBody if there is none of that name."""
     key = name.encode()
     if not group.links.exists(key):
         raise BadBody(f"{what} is not in the HDF5 file")
@@ -228,7 +261,8 @@ def _check_chunks(properties: h5py.h5p.PropDCID, *, expected: int, dtype: Dtype,
             )
 
 
-def _read_voxels(dataset: h5py.h5d.DatasetID, *, dtype: Dtype, body_bytes: int) -> Array:
+def read_voxels(dataset: h5py.h5d.DatasetID, *, dtype: Dtype, body_bytes: int) -> Array:
+    """All of a dataset that `check_packing` found in order; BadBody if it is damaged."""
     properties = dataset.get_create_plist()
     filters = [number for number, _ in _filters(properties)]
     shape: tuple[int, ...] = dataset.shape

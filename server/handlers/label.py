@@ -2,14 +2,18 @@
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from aiohttp import web
 
 from ndcass.concurrency import run_cpu
+from ndcass.drawing import Drawing
 from ndcass.errors import InvalidRequest, TooLarge
 from ndcass.model import Channel
+from ndcass.objects import as_object, related
 from ndcass.place import reading_place
+from ndcass.ramon import ObjectType
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
 from ndcass.server.cutout import buffer_bytes, channel_of, resolve
@@ -82,7 +86,24 @@ async def read_slice(request: web.Request, match: Match) -> web.StreamResponse:
     plane = match.service.removesuffix("anno")
     params = parse_plane(plane, match.tail)._replace(filter_ids=filter_ids(match.names["ids"]))
     cutout = resolve(view, match.channels, params)
-    return await send_picture(request, slice_drawing(cutout, plane), "slice")
+    drawing = slice_drawing(cutout, plane)
+    return await send_picture(request, await _of_segments(request, drawing), "slice")
+
+
+async def _of_segments(request: web.Request, drawing: Drawing) -> Drawing:
+    """The picture of a neuron shows its segments, in the neuron's colour; others stay."""
+    (layer,) = drawing.layers
+    channel, ids = layer.place.channel, layer.keep_ids or ()
+    if len(ids) != 1 or not channel.is_annotation:
+        return drawing
+    stores = request.app[STORES]
+    found = await stores.objects.get(channel.id, ids)
+    neurons = [item for item in map(as_object, found) if item.type is ObjectType.NEURON]
+    if not neurons:
+        return drawing
+    segments = await related(stores, channel, neurons[0], "segments")
+    shown = replace(layer, keep_ids=tuple(segments), shown_as=neurons[0].id)
+    return replace(drawing, layers=(shown,))
 
 
 def _joined(found: Voxels, slab: Voxels, transform: Transform) -> Voxels:

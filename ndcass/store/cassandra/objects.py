@@ -5,9 +5,14 @@ first, then to the shards, and then dropped there. If it is interrupted, `finish
 all rows have the time of writing that the put took at its beginning, so that doing it late or twice
 does not undo anything that came after. While it is under way a reader may meet one shard before the
 other, but no part of an object.
+
+Fields that are changed one by one are cells of their own, beside the object as it was put: of two
+who change different ones neither undoes the other's, without a transaction. The next put of the
+object does away with them. Such cells of an object that was deleted meanwhile make no object.
 """
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -16,11 +21,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ndcass.concurrency import bounded_map
-from ndcass.errors import CorruptValue, InvalidRequest
-from ndcass.store.base import MAX_OBJECT_ID, Comparison, Predicate, StoredObject
-from ndcass.store.cassandra.driver import Row
+from ndcass.errors import AlreadyExists, CorruptValue, InvalidRequest, TransactionUnknown
+from ndcass.store.base import CLAIM_S, MAX_OBJECT_ID, Comparison, Predicate, StoredObject
+from ndcass.store.cassandra.driver import Consistency, Row
 from ndcass.store.cassandra.stamps import Stamps
-from ndcass.store.cassandra.tables import Entry, Tables, batched
+from ndcass.store.cassandra.tables import Entry, Tables, batched, pause
 from ndcass.store.query import meets
 from ndcass.store.values import json_text
 
@@ -49,18 +54,31 @@ EXACT_BELOW = 1 << 53
 _COPIES = 3
 
 _PUT = (
-    "INSERT INTO objects (channel_id, shard, id, fields, texts, numbers)"
-    " VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
+    "INSERT INTO objects (channel_id, shard, id, fields, items, numeric, changes)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
 )
 _OF_SHARD = "WHERE channel_id = ? AND shard = ?"
-_GET = f"SELECT id, fields FROM objects {_OF_SHARD} AND id IN ?"
-_IDS = f"SELECT id FROM objects {_OF_SHARD}"
+_CHANGE = (
+    "UPDATE objects USING TIMESTAMP ? SET changes[?] = ?, numeric[?] = ?, items = items + ?"
+    f" {_OF_SHARD} AND id = ?"
+)
+_GET = f"SELECT id, fields, changes FROM objects {_OF_SHARD} AND id IN ?"
+# A row without fields is no object: somebody changed one that was just deleted.
+_IDS = f"SELECT id, WRITETIME(fields) FROM objects {_OF_SHARD}"
 _DROP = f"DELETE FROM objects USING TIMESTAMP ? {_OF_SHARD} AND id = ?"
 _DROP_SHARD = f"DELETE FROM objects USING TIMESTAMP ? {_OF_SHARD}"
 
 _ADD_SHARD = "INSERT INTO object_shards (channel_id, shard) VALUES (?, ?)"
 _SHARDS = "SELECT shard FROM object_shards WHERE channel_id = ?"
 _DROP_SHARDS = "DELETE FROM object_shards WHERE channel_id = ?"
+
+# Without the claims of who did not put the object in time, which go by themselves.
+_CLAIM = (
+    "INSERT INTO object_claims (channel_id, shard, id, claim) VALUES (?, ?, ?, ?)"
+    f" IF NOT EXISTS USING TTL {int(CLAIM_S)}"
+)
+_CLAIMS = f"SELECT id, claim FROM object_claims {_OF_SHARD} AND id IN ?"
+_FREE = f"DELETE FROM object_claims {_OF_SHARD} AND id = ? IF claim = ?"
 
 _NOTE = (
     "INSERT INTO object_puts (slot, stamp, put_id, part, parts, channel_id, objects)"
@@ -103,8 +121,81 @@ class CassandraObjects:
             await self._drop_note(note)
         await self._stamps.passed(stamp_us)
 
+    async def claim(self, channel_id: int, ids: Sequence[int]) -> None:
+        """As `ObjectStore.claim`."""
+        wanted = [_valid(int(object_id)) for object_id in sorted(set(ids))]
+        claim = os.urandom(16)
+        claimed: list[int] = []
+        try:
+            for shard, of_shard in _by_shard(wanted).items():
+                for some in batched(of_shard, IDS_AT_ONCE):
+                    await self._claim(channel_id, shard, some, claim)
+                    claimed += some
+            for taken in await self.get(channel_id, wanted):
+                raise AlreadyExists(f"object {taken.id} exists")
+        except AlreadyExists:
+            await self._free(channel_id, claimed, claim)
+            raise
+
+    async def _claim(self, channel_id: int, shard: int, ids: Sequence[int], claim: bytes) -> None:
+        """Claim some ids of one shard, all or none; AlreadyExists."""
+        entries = [(_CLAIM, (channel_id, shard, object_id, claim)) for object_id in ids]
+        attempt = 0
+        while True:
+            await pause(attempt)
+            attempt += 1
+            with contextlib.suppress(TransactionUnknown):
+                if (await self._tables.transact(*entries)).applied:
+                    return
+            # Also the answer to one of before that got lost.
+            found = await self._claims(channel_id, shard, ids, consistency=Consistency.LOCAL_SERIAL)
+            if len(found) == len(ids) and set(found.values()) == {claim}:
+                return
+            if found and claim not in found.values():
+                raise AlreadyExists(f"object {min(found)} exists, or is just being made")
+
+    async def _claims(
+        self, channel_id: int, shard: int, ids: Sequence[int], *, consistency: Consistency
+    ) -> dict[int, bytes]:
+        return dict(
+            await self._tables.rows(_CLAIMS, channel_id, shard, list(ids), consistency=consistency)
+        )
+
+    async def _free(self, channel_id: int, ids: Sequence[int], claim: bytes | None = None) -> None:
+        """Give up some claims: those of one claimer, or whoever's."""
+        for shard, of_shard in _by_shard(ids).items():
+            for some in batched(of_shard, IDS_AT_ONCE):
+                found = await self._claims(
+                    channel_id, shard, some, consistency=Consistency.LOCAL_QUORUM
+                )
+                for object_id, owner in found.items():
+                    if claim in (None, owner):
+                        # If its answer is lost, the claim goes by itself.
+                        with contextlib.suppress(TransactionUnknown):
+                            await self._tables.transact(
+                                (_FREE, (channel_id, shard, object_id, owner))
+                            )
+
+    async def change(self, channel_id: int, object_id: int, fields: Mapping[str, Any]) -> bool:
+        """As `ObjectStore.change`; each field is a cell of its own."""
+        changed = json.loads(json_text(fields))
+        if not await self.get(channel_id, [object_id]):
+            return False
+        stamp_us = self._stamps.next_us()
+        key = (channel_id, object_id >> SHARD_BITS, object_id)
+        batch: list[Entry] = []
+        for name, value in changed.items():
+            items, numeric = _indexed({name: value})
+            number = numeric.get(_as_text(name))
+            cells = (name, json_text({"": value}), _as_text(name), number, items)
+            batch.append((_CHANGE, (stamp_us, *cells, *key)))
+        await self._tables.write_together(batch)
+        await self._stamps.passed(stamp_us)
+        return True
+
     async def delete(self, channel_id: int, ids: Sequence[int]) -> int:
         """As `ObjectStore.delete`."""
+        await self._free(channel_id, [i for i in sorted(set(ids)) if 0 <= i <= MAX_OBJECT_ID])
         stored = [item.id for item in await self.get(channel_id, sorted(set(ids)))]
         stamp_us = self._stamps.next_us()
         batches = [
@@ -122,7 +213,7 @@ class CassandraObjects:
         for shard in await self._shards(channel_id):
             pages = self._tables.pages(_IDS, channel_id, shard, page_rows=VALUES_PAGE_ROWS)
             async for page in pages:
-                count += len(page)
+                count += sum(written is not None for _, written in page)
             await self._tables.write(_DROP_SHARD, self._stamps.next_us(), channel_id, shard)
         # Behind the shards, which nobody could find otherwise if this is interrupted.
         await self._tables.write(_DROP_SHARDS, channel_id)
@@ -175,19 +266,21 @@ class CassandraObjects:
         """As `ObjectStore.get`."""
         asked = [int(i) for i in ids if 0 <= i <= MAX_OBJECT_ID]
 
-        async def read(group: tuple[int, Sequence[int]]) -> dict[int, str]:
+        async def read(group: tuple[int, Sequence[int]]) -> dict[int, dict[str, Any]]:
             shard, some = group
-            return dict(await self._tables.rows(_GET, channel_id, shard, list(some)))
+            rows = await self._tables.rows(_GET, channel_id, shard, list(some))
+            decoded = {row[0]: _decoded(*row) for row in rows}
+            return {i: fields for i, fields in decoded.items() if fields is not None}
 
         groups = [
             (shard, some)
             for shard, of_shard in _by_shard(sorted(set(asked))).items()
             for some in batched(of_shard, IDS_AT_ONCE)
         ]
-        found: dict[int, str] = {}
+        found: dict[int, dict[str, Any]] = {}
         for texts in await bounded_map(read, groups, limit=SHARDS_AT_ONCE):
             found |= texts
-        return [StoredObject(i, _decoded(i, found[i])) for i in asked if i in found]
+        return [StoredObject(i, copy.deepcopy(found[i])) for i in asked if i in found]
 
     async def query(
         self, channel_id: int, predicates: Sequence[Predicate], *, limit: int
@@ -258,14 +351,16 @@ class CassandraObjects:
     ) -> list[int]:
         """Which rows of a page meet all predicates."""
         if not predicates:
-            return [i for (i,) in page]
+            return [i for i, written in page if written is not None]
         if not plan.selected:
-            return [i for i, text in page if _meet_all(_decoded(i, text), predicates)]
+            decoded = ((row[0], _decoded(*row)) for row in page)
+            return [i for i, fields in decoded if fields and _meet_all(fields, predicates)]
         # Large whole numbers were rounded, so that only the object itself tells.
-        unsure = [i for i, value in page if value is not None and abs(value) >= EXACT_BELOW]
+        live = [(i, value) for i, written, value in page if written is not None]
+        unsure = [i for i, value in live if value is not None and abs(value) >= EXACT_BELOW]
         whole = {item.id: item.fields for item in await self.get(channel_id, unsure)}
         name = plan.selected[0]
-        return [i for i, value in page if _meet_all(whole.get(i, {name: value}), predicates)]
+        return [i for i, value in live if _meet_all(whole.get(i, {name: value}), predicates)]
 
 
 # -- queries
@@ -284,17 +379,19 @@ def _plan(predicates: Sequence[Predicate], indexed: Predicate | None) -> _Plan:
     """How to find what meets all predicates, of which the index is asked for one, if any."""
     if not predicates:
         return _Plan(_IDS, (), (), VALUES_PAGE_ROWS)
-    objects = f"SELECT id, fields FROM objects {_OF_SHARD}"
+    objects = f"SELECT id, fields, changes FROM objects {_OF_SHARD}"
     if indexed is not None:
-        column = "texts" if isinstance(indexed.value, str) else "numbers"
-        values = (_as_text(indexed.field), _as_indexed(indexed.value))
-        return _Plan(f"{objects} AND {column}[?] = ?", (), values, PAGE_ROWS)
+        item = _item(indexed.field, indexed.value)
+        return _Plan(f"{objects} AND items CONTAINS ?", (), (item,), PAGE_ROWS)
     name = predicates[0].field
     numeric = all(p.field == name and not isinstance(p.value, str) for p in predicates)
     if numeric and _is_indexed(name) and _as_text(name) == name:
         # A value alone is a tenth of what an object is.
         return _Plan(
-            f"SELECT id, numbers[?] FROM objects {_OF_SHARD}", (name,), (), VALUES_PAGE_ROWS
+            f"SELECT id, WRITETIME(fields), numeric[?] FROM objects {_OF_SHARD}",
+            (name,),
+            (),
+            VALUES_PAGE_ROWS,
         )
     return _Plan(objects, (), (), PAGE_ROWS)
 
@@ -303,30 +400,32 @@ def _meet_all(fields: Mapping[str, Any], predicates: Sequence[Predicate]) -> boo
     return all(meets(fields, predicate) for predicate in predicates)
 
 
-# -- what the index holds: finds too much where values were cut or rounded, never too little
+# -- what the index holds: too much where values were cut, rounded or changed, never too little
 
 
-def _maps(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, float]]:
-    """Texts and numbers of an object by field; no lists and no null."""
-    texts: dict[str, str] = {}
-    numbers: dict[str, float] = {}
+def _indexed(fields: Mapping[str, Any]) -> tuple[set[str], dict[str, float]]:
+    """What an object is found by, also by the elements of its lists; and its numbers by field."""
+    items: set[str] = set()
+    numeric: dict[str, float] = {}
     for name, value in fields.items():
         if not _is_indexed(name):
             continue
-        if isinstance(value, str):
-            texts[_as_text(name)] = _as_text(value)
-        elif isinstance(value, int | float):
-            numbers[_as_text(name)] = _as_number(value)
-    return texts, numbers
+        values = value if isinstance(value, list) else [value]
+        items |= {_item(name, one) for one in values if isinstance(one, str | int | float)}
+        if isinstance(value, int | float):
+            numeric[_as_text(name)] = _as_number(value)
+    return items, numeric
+
+
+def _item(name: str, value: str | float) -> str:
+    """A value of a field as the index has it."""
+    text = f"t{value}" if isinstance(value, str) else f"n{_as_number(value)!r}"
+    return _as_text(f"{name}\0{text}")
 
 
 def _is_indexed(name: str) -> bool:
     """Whether fields of a name are in the index: it is not cut as values are."""
     return len(name) <= INDEXED_CHARACTERS
-
-
-def _as_indexed(value: str | float) -> str | float:
-    return _as_text(value) if isinstance(value, str) else _as_number(value)
 
 
 def _as_text(text: str) -> str:
@@ -362,8 +461,9 @@ def _batches(channel_id: int, texts: Mapping[int, str], stamp_us: int) -> Iterat
             if batch and size_bytes > BATCH_BYTES:
                 yield batch
                 batch, size_bytes = [], _COPIES * len(text)
-            maps = _maps(json.loads(text))
-            batch.append((_PUT, (channel_id, shard, object_id, text, *maps, stamp_us)))
+            found = _indexed(json.loads(text))
+            values = (channel_id, shard, object_id, text, *found, {}, stamp_us)
+            batch.append((_PUT, values))
         yield batch
 
 
@@ -411,10 +511,18 @@ def _valid(object_id: int) -> int:
     return object_id
 
 
-def _decoded(object_id: int, text: str) -> dict[str, Any]:
-    """Fields from their JSON; `Any` is what that can hold."""
+def _decoded(
+    object_id: int, text: str | None, changes: Mapping[str, str] | None
+) -> dict[str, Any] | None:
+    """Fields as they were put, with what was changed since; None if there is no object.
+
+    `Any` is what JSON can hold.
+    """
+    if text is None:
+        return None
     try:
         fields: dict[str, Any] = json.loads(text)
+        fields |= {name: json.loads(value)[""] for name, value in (changes or {}).items()}
     except ValueError as error:
         raise CorruptValue(f"the fields of object {object_id} are no JSON") from error
     return fields

@@ -70,7 +70,7 @@ class EmbeddedStores:
         self.stale = cuboids.stale
         self.jobs = EmbeddedJobs(database, now_s=now_s)
         self.catalog = EmbeddedCatalog(database, self.jobs, token)
-        self.objects = EmbeddedObjects(database)
+        self.objects = EmbeddedObjects(database, now_s=now_s)
         self.labels = EmbeddedLabels(database)
         self.records = EmbeddedRecords(database)
         self.counts: Mapping[str, float] = {}

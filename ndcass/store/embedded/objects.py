@@ -1,25 +1,28 @@
 """Annotation objects of an embedded store: fields as JSON, and an index of every value in them.
 
-The index is a second table with a row for each field that is a text or a number. Its rows are known
-from the JSON, so replacing or deleting an object removes exactly its own.
+The index is a second table with a row for each field that is a text or a number, and for each
+element of a list. Its rows are known from the JSON, so replacing or deleting an object removes
+exactly its own.
 """
 
 import itertools
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ndcass.errors import InvalidRequest
-from ndcass.store.base import Comparison, Predicate, StoredObject
+from ndcass.errors import AlreadyExists, InvalidRequest
+from ndcass.store.base import CLAIM_S, Comparison, Predicate, StoredObject
 from ndcass.store.embedded.sqlite import Database, Key, delete_rows, signed, unsigned
 from ndcass.store.query import meets
 from ndcass.store.values import json_text
 
 _OBJECTS_KEY = Key("objects", "id")
 _VALUES_KEY = Key("object_values", "field, value, id")
+_CLAIMS_KEY = Key("object_claims", "id")
 _INT64 = 1 << 63
 
 # A field with more hits is as good as any: the first of them come at once, if they are in order.
@@ -36,12 +39,22 @@ _INCLUSIVE = {Comparison.EQUAL: "=", Comparison.LESS: "<=", Comparison.GREATER: 
 class EmbeddedObjects:
     """The `ObjectStore` on a database file."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, now_s: Callable[[], float] = time.time) -> None:
         self._database = database
+        self._now_s = now_s
 
     async def put(self, channel_id: int, objects: Sequence[StoredObject]) -> None:
         """As `ObjectStore.put`."""
         await self._database.write(lambda db: _put(db, channel_id, objects))
+
+    async def claim(self, channel_id: int, ids: Sequence[int]) -> None:
+        """As `ObjectStore.claim`."""
+        now_s = self._now_s()
+        await self._database.write(lambda db: _claim(db, channel_id, ids, now_s))
+
+    async def change(self, channel_id: int, object_id: int, fields: Mapping[str, Any]) -> bool:
+        """As `ObjectStore.change`."""
+        return await self._database.write(lambda db: _change(db, channel_id, object_id, fields))
 
     async def get(self, channel_id: int, ids: Sequence[int]) -> Sequence[StoredObject]:
         """As `ObjectStore.get`."""
@@ -63,6 +76,7 @@ class EmbeddedObjects:
 
     async def delete_channel(self, channel_id: int) -> int:
         """As `ObjectStore.delete_channel`, a bounded number at a time."""
+        await delete_rows(self._database, _CLAIMS_KEY, channel_id)
         # The index first: a query must never give the id of an object that is gone.
         await delete_rows(self._database, _VALUES_KEY, channel_id)
         return await delete_rows(self._database, _OBJECTS_KEY, channel_id)
@@ -75,17 +89,49 @@ def _put(db: sqlite3.Connection, channel_id: int, objects: Sequence[StoredObject
     # The last of two that share an id counts, as if they had come one after the other.
     texts = {int(item.id): json_text(item.fields) for item in objects}
     _delete(db, channel_id, list(texts))
+    _write(db, channel_id, texts)
+
+
+def _write(db: sqlite3.Connection, channel_id: int, texts: Mapping[int, str]) -> None:
     db.executemany(
         "INSERT INTO objects (channel_id, id, fields) VALUES (?, ?, ?)",
         ((channel_id, signed(object_id), text) for object_id, text in texts.items()),
     )
     db.executemany(
-        "INSERT INTO object_values (channel_id, field, value, id) VALUES (?, ?, ?, ?)",
+        "INSERT INTO object_values (channel_id, field, value, id, listed) VALUES (?, ?, ?, ?, ?)",
         (
-            (channel_id, field, value, signed(object_id))
+            (channel_id, field, value, signed(object_id), listed)
             for object_id, text in texts.items()
-            for field, value in _indexed(json.loads(text))
+            for field, value, listed in _indexed(json.loads(text))
         ),
+    )
+
+
+def _change(
+    db: sqlite3.Connection, channel_id: int, object_id: int, fields: Mapping[str, Any]
+) -> bool:
+    found = _get(db, channel_id, [object_id])
+    if not found:
+        return False
+    _put(db, channel_id, [StoredObject(object_id, {**found[0].fields, **fields})])
+    return True
+
+
+def _claim(db: sqlite3.Connection, channel_id: int, ids: Sequence[int], now_s: float) -> None:
+    asked = json.dumps([signed(object_id) for object_id in ids])
+    values = (asked, channel_id)
+    taken = db.execute(
+        "SELECT objects.id FROM json_each(?) AS asked CROSS JOIN objects"
+        " ON objects.channel_id = ? AND objects.id = asked.value"
+        " UNION ALL SELECT claims.id FROM json_each(?) AS asked CROSS JOIN object_claims AS claims"
+        " ON claims.channel_id = ? AND claims.id = asked.value AND claims.claimed_s > ? LIMIT 1",
+        (*values, *values, now_s - CLAIM_S),
+    ).fetchone()
+    if taken:
+        raise AlreadyExists(f"object {unsigned(taken[0])} exists, or is just being made")
+    db.executemany(
+        "INSERT OR REPLACE INTO object_claims (channel_id, id, claimed_s) VALUES (?, ?, ?)",
+        ((channel_id, signed(object_id), now_s) for object_id in ids),
     )
 
 
@@ -102,11 +148,15 @@ def _get(db: sqlite3.Connection, channel_id: int, ids: Sequence[int]) -> list[St
 def _delete(db: sqlite3.Connection, channel_id: int, ids: Sequence[int]) -> int:
     stored = {item.id: item for item in _get(db, channel_id, ids)}
     db.executemany(
+        "DELETE FROM object_claims WHERE channel_id = ? AND id = ?",
+        ((channel_id, signed(object_id)) for object_id in ids if 0 <= object_id < 1 << 64),
+    )
+    db.executemany(
         "DELETE FROM object_values WHERE channel_id = ? AND field = ? AND value = ? AND id = ?",
         (
             (channel_id, field, value, signed(item.id))
             for item in stored.values()
-            for field, value in _indexed(item.fields)
+            for field, value, _ in _indexed(item.fields)
         ),
     )
     db.executemany(
@@ -142,9 +192,13 @@ def _plan(
     if not predicates:
         return "SELECT id FROM objects WHERE channel_id = ?", [channel_id], []
     by_field: dict[str, list[Predicate]] = {}
+    ranges: list[_Range] = []
     for predicate in predicates:
-        by_field.setdefault(predicate.field, []).append(predicate)
-    ranges = [_Range.of(channel_id, group) for group in by_field.values()]
+        if predicate.comparison is Comparison.EQUAL:  # of a list each element may be another one
+            ranges.append(_Range.of(channel_id, [predicate]))
+        else:
+            by_field.setdefault(predicate.field, []).append(predicate)
+    ranges += [_Range.of(channel_id, group) for group in by_field.values()]
     walked = min(ranges, key=lambda r: (r.hits_up_to(db, ENOUGH_HITS), not r.in_order))
     select = f"SELECT id FROM object_values AS hit WHERE {walked.where}"  # noqa: S608 - bound values
     values = [*walked.values]
@@ -165,7 +219,7 @@ def _plan(
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """What the predicates on one field leave of the index; an object has one value a field."""
+    """What one equality, or all other predicates on one field, leave of the index."""
 
     predicates: Sequence[Predicate]
     where: str  # fixed words only: fields and values are bound
@@ -179,6 +233,7 @@ class _Range:
             where += f" AND value {operators[predicate.comparison]} ?"
             if predicate.comparison is not Comparison.EQUAL:
                 where += _TEXTS if isinstance(predicate.value, str) else _NUMBERS
+                where += " AND NOT listed"
             values.append(_indexable(predicate.value))
         return cls(predicates, where, values)
 
@@ -205,11 +260,13 @@ def _meets_all(
 # -- values
 
 
-def _indexed(fields: Mapping[str, Any]) -> Iterator[tuple[str, str | float]]:
-    """What a query can find of an object: texts and numbers, no lists and no null."""
+def _indexed(fields: Mapping[str, Any]) -> Iterator[tuple[str, str | float, bool]]:
+    """What a query can find of an object: texts and numbers, and whether they are of a list."""
     for field, value in fields.items():
-        if isinstance(value, str | int | float):
-            yield field, _indexable(value)
+        values = value if isinstance(value, list) else [value]
+        found = (_indexable(item) for item in values if isinstance(item, str | int | float))
+        for item in dict.fromkeys(found):
+            yield field, item, isinstance(value, list)
 
 
 def _indexable(value: str | float) -> str | float:

@@ -167,9 +167,22 @@ _LABEL_AGES = """
 ALTER TABLE labels ADD COLUMN noted_s REAL NOT NULL DEFAULT 0;
 """
 
+# Ids that clients chose and whose objects may not be there yet; and which values are of lists, that
+# are equal to each of their elements and neither less nor greater than anything.
+_OBJECT_CLAIMS = """
+ALTER TABLE object_values ADD COLUMN listed INTEGER NOT NULL DEFAULT 0;
+
+CREATE TABLE object_claims (
+    channel_id INTEGER NOT NULL,
+    id         INTEGER NOT NULL,
+    claimed_s  REAL NOT NULL,
+    PRIMARY KEY (channel_id, id)
+) STRICT, WITHOUT ROWID;
+"""
+
 # What each version adds to the one before it. An older file gets what it lacks when it is opened;
 # one that is out never changes, another follows.
-_STEPS = (_FIRST_SCHEMA, _SIDE_RECORDS, _LABEL_AGES)
+_STEPS = (_FIRST_SCHEMA, _SIDE_RECORDS, _LABEL_AGES, _OBJECT_CLAIMS)
 SCHEMA_VERSION = len(_STEPS)
 
 
