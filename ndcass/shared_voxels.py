@@ -87,7 +87,7 @@ def _shared(cuboid: Cuboid, corner_zyx: Zyx, clip: Box | None) -> _Shared | None
     held = labels != 0
     if clip is not None:
         start, stop = np.array(clip.start_zyx), np.array(clip.stop_zyx)
-        inside: npt.NDArray[np.bool_] = ((zyx >= start) & (zyx < stop)).all(axis=1)
+        inside: Any = ((zyx >= start) & (zyx < stop)).all(axis=1)
         held &= inside[voxel]
         if not inside.any():
             return None

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ndcass import annotation
+from ndcass.annotation import erase_labels, merge_labels
 from ndcass.errors import NdcassError
 from ndcass.model import Channel, Token, TokenView
 from ndcass.store.base import CLAIM_S, Stores
@@ -161,7 +161,7 @@ async def _settle(stores: Stores, channel: Channel, note: Note) -> None:
     there = {item.id for item in await stores.objects.get(channel.id, note.ids)}
     gone = [object_id for object_id in note.ids if object_id not in there]
     if gone:
-        await annotation.erase_labels(stores, view, channel, gone)
+        await erase_labels(stores, view, channel, gone)
         await stores.objects.delete(channel.id, gone)  # and whoever claimed them
 
 
@@ -169,7 +169,7 @@ async def finish_merge(
     stores: Stores, view: TokenView, channel: Channel, ids: Sequence[int], into: int
 ) -> None:
     """Give the voxels of some objects to another one, and delete them."""
-    await annotation.merge_labels(stores, view, channel, ids, into)
+    await merge_labels(stores, view, channel, ids, into)
     await stores.objects.delete(channel.id, ids)
 
 

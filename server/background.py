@@ -28,7 +28,8 @@ from ndcass.server.app_keys import (
 )
 from ndcass.server.metrics import write_snapshot
 from ndcass.server.traffic import Turns
-from ndcass.store.base import REFRESH_JOB
+from ndcass.store.base import REFRESH_JOB, Stores
+from ndcass.unfinished import settle_all
 
 log = logging.getLogger("ndcass.server")
 
@@ -39,6 +40,8 @@ LAG_CHECK_S = 0.25
 # The lag of a moment ago fades, so that a scrape every 15 s still sees the worst.
 LAG_KEPT = 0.98
 SNAPSHOT_S = 2.0
+# What changes of objects left behind is looked for this often: one small query a channel of labels.
+SETTLE_S = 300.0
 # Work that failed is begun again after this time.
 RESTART_S = 1.0
 
@@ -81,6 +84,7 @@ async def _work(app: web.Application, stop: asyncio.Event) -> None:
         # Each worker: they agree by the files' locks, and each has maps of its own to let go of.
         interval_s = app[SETTINGS].store.maintain_interval_s
         group.create_task(_every(interval_s, stop, stores.maintain))
+        group.create_task(_every(SETTLE_S, stop, partial(_settle, stores)))
         if metrics.folder is not None:
             group.create_task(_every(SNAPSHOT_S, stop, lambda: leave_snapshot(app)))
 
@@ -110,6 +114,13 @@ async def _every(
             log.warning("housekeeping: %s: %s", type(error).__name__, error)
         except Exception:
             log.exception("housekeeping failed")
+
+
+async def _settle(stores: Stores) -> None:
+    """Finish or undo the changes of objects whose process died."""
+    settled = await settle_all(stores)
+    if settled:
+        log.warning("%s unfinished changes of objects were settled", settled)
 
 
 async def _watch_loop(app: web.Application, stop: asyncio.Event) -> None:

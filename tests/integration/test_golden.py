@@ -28,6 +28,8 @@ WHOLE = (
     "propagate-isotropic",
     "propagate-zslices",
     "nifti",
+    "ramon-objects",
+    "ramon-voxels",
 )
 
 

@@ -462,8 +462,9 @@ def _batches(channel_id: int, texts: Mapping[int, str], stamp_us: int) -> Iterat
                 yield batch
                 batch, size_bytes = [], _COPIES * len(text)
             found = _indexed(json.loads(text))
-            values = (channel_id, shard, object_id, text, *found, {}, stamp_us)
-            batch.append((_PUT, values))
+            no_changes: dict[str, str] = {}
+            key = (channel_id, shard, object_id)
+            batch.append((_PUT, (*key, text, *found, no_changes, stamp_us)))
         yield batch
 
 
