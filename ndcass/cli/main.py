@@ -9,7 +9,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ndcass.cli import cluster, cutout, fold, ingest, jobs, nodetool, schema, serve, user, verify
+from ndcass.cli import (
+    cluster,
+    cutout,
+    fold,
+    ingest,
+    jobs,
+    nodetool,
+    objects,
+    schema,
+    serve,
+    user,
+    verify,
+)
 from ndcass.cli.failure import WrongCall
 from ndcass.errors import NdcassError
 
@@ -29,7 +41,19 @@ def build_parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("ndcass")
     parser.add_argument("--version", action="version", version=f"ndcass {version}")
     groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, ingest, cutout, verify, user, jobs, cluster, nodetool, schema, fold):
+    for command in (
+        serve,
+        ingest,
+        cutout,
+        verify,
+        user,
+        jobs,
+        objects,
+        cluster,
+        nodetool,
+        schema,
+        fold,
+    ):
         command.add_parser(groups)
     return parser
 
