@@ -24,6 +24,7 @@ RUNTIME = [
     "isal>=1.7,<2",
     "lmdb>=1.5,<4",
     "lz4>=4.3,<5",
+    "nanoarrow>=0.6,<1",  # Arrow streams in 1 MB; pyarrow takes 45
     "networkx>=3.4,<4",
     "nibabel>=5.3,<6",
     "numpy>=2.1,<3",

@@ -21,6 +21,7 @@ from ndcass.server.handlers import (
     project,
     projection,
     propagate,
+    question,
     ramon,
     refusal,
     skeleton,
@@ -88,6 +89,8 @@ ROUTES = (
     Route("GET", "/sd/{token}/[{channels}/]ids/{box}", label.read_ids, "All labels in a box."),
     Route("GET", "/sd/{token}/[{channels}/]nii/", nifti.read_nifti, "A whole channel at level 0 as NIfTI."),
     Route("POST", "/sd/{token}/[{channels}/]nii/{nifti_options}", nifti.write_nifti, "Replace a whole channel at level 0, or make it.", aliases=("/sd/{token}/[{channels}/]nii",)),
+    Route("GET", "/sd/{token}/{channel}/labels/{ids|sizes|touches}/{box}", question.ask_labels, "The labels of a region: which, how large, what touches."),
+    Route("GET", "/sd/{token}/{channel}/labels/statistics/{image}/{box}", question.ask_statistics, "What lies under each label of a region in an image channel."),
     Route("GET", _LABELS_PLANE, label.read_slice, "A plane of some labels of a channel as PNG."),
     # -- pyramids
     Route("GET", "/sd/{token}/{channels}/getPropagate/", propagate.read_propagate, "The states of the pyramids of some channels."),

@@ -54,6 +54,7 @@ PARTS = {
     "value": r"[^/]+",
     "level": r"[^/]+",
     "kind": r"[0-9]{1,4}",
+    "image": r"\w+",
     "values": r"[^/]+",
     "colours": r"[\w,:+]+",
     "ids": r"[0-9,]+",

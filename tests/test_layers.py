@@ -47,6 +47,8 @@ LAYERS = {
     "ndcass/label_voxels.py": 4,
     "ndcass/label_painting.py": 4,
     "ndcass/annotation.py": 4,
+    "ndcass/label_tables.py": 2,
+    "ndcass/questions.py": 4,
     "ndcass/projection.py": 4,
     "ndcass/drawing.py": 4,
     "ndcass/resources.py": 4,
