@@ -59,7 +59,15 @@ def _add_changes(actions: "argparse._SubParsersAction[argparse.ArgumentParser]")
         _replace,
     )
     _add_node(replacing)
-    replacing.add_argument("--repair", action="store_true", help="repair the cluster afterwards")
+    replacing.add_argument(
+        "--no-repair",
+        action="store_true",
+        help="do not repair the others first: until the cluster is repaired, reads may then miss "
+        "writes that the dead node and one other had acknowledged, and no third had got",
+    )
+    replacing.add_argument(
+        "--repair-after", action="store_true", help="repair the whole cluster at the end"
+    )
 
 
 def _add_copies(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -147,7 +155,9 @@ def _decommission(site: Site, args: argparse.Namespace) -> None:
 
 
 def _replace(site: Site, args: argparse.Namespace) -> None:
-    membership.replace(site, args.node, with_repair=args.repair)
+    membership.replace(
+        site, args.node, repair_before=not args.no_repair, repair_after=args.repair_after
+    )
 
 
 def _backup(site: Site, args: argparse.Namespace) -> None:

@@ -137,17 +137,25 @@ def up(site: Site) -> list[Change]:
         start_nodes(site, starting, _options(state, starting))
         state = _joined(cluster, state, starting)
         for node in _named(cluster, changes, Action.RESTART):
-            restart(site, node)
+            restart(site, node, _options(state, [node]))
         for node in _named(cluster, changes, Action.JOIN):
+            process.stop(node, timeout_s=cluster.stop_timeout_s)  # one that was on its way
             join_node(site, node, joining_options(site, node))
             state = _joined(cluster, state, [node])
         await_agreement(site, cluster.nodes)
+        # Also those that ran already: an earlier `up` may have failed after it had started them.
+        _joined(cluster, state, cluster.nodes)
         asyncio.run(prepare_cluster(site))
     return changes
 
 
-def restart(site: Site, node: Node) -> None:
+def restart(site: Site, node: Node, options: Mapping[str, Sequence[str]] | None = None) -> None:
     """Stop a node and start it with its files as they should be; then all see each other again.
+
+    Parameters
+    ----------
+    options : mapping, optional
+        JVM options for this start alone, by the node's name.
 
     Raises
     ------
@@ -156,7 +164,7 @@ def restart(site: Site, node: Node) -> None:
     """
     site.report(f"{node.name}: restarting")
     process.stop(node, timeout_s=site.cluster.stop_timeout_s)
-    start_nodes(site, [node])
+    start_nodes(site, [node], options)
     await_agreement(site, [one for one in site.cluster.nodes if process.running(one) is not None])
 
 
@@ -212,9 +220,12 @@ def stored_in(cluster: Cluster) -> list[Path]:
 
 def _change(site: Site, state: State, node: Node) -> Change:
     found = differences(site, node)
-    if process.running(node) is not None:
-        return Change(node.name, Action.RESTART if found else Action.NOTHING, found)
     record = state.nodes.get(node.name)
+    if process.running(node) is not None:
+        if not found:
+            return Change(node.name, Action.NOTHING)
+        is_on_its_way = record is not None and record.tokens is None and not record.has_joined
+        return Change(node.name, Action.JOIN if is_on_its_way else Action.RESTART, found)
     if record is None:
         _refuse_unknown_data(node)
         return Change(node.name, Action.JOIN if state.nodes else Action.CREATE, found)
@@ -253,18 +264,20 @@ def _with_new_nodes(cluster: Cluster, state: State, changes: Sequence[Change]) -
 def _options(state: State, nodes: Sequence[Node]) -> dict[str, tuple[str, ...]]:
     """What the first nodes are told when they start for the first time."""
 
-    def of(record: NodeRecord) -> tuple[str, ...]:
-        is_first = record.tokens is not None and not record.has_joined
-        return founding_options(record.tokens or ()) if is_first else ()
+    def of(record: NodeRecord | None) -> tuple[str, ...]:
+        if record is None or record.tokens is None or record.has_joined:
+            return ()
+        return founding_options(record.tokens)
 
-    return {node.name: of(state.nodes[node.name]) for node in nodes}
+    return {node.name: of(state.nodes.get(node.name)) for node in nodes}
 
 
 def _joined(cluster: Cluster, state: State, nodes: Sequence[Node]) -> State:
     """Remember that nodes take part; that they lose their data is an error from now on."""
     for node in nodes:
-        record = replace(state.nodes[node.name], has_joined=True)
-        state = state.with_node(node.name, record)
+        # One that runs and that nobody remembers has tokens that nobody here gave it.
+        record = state.nodes.get(node.name) or record_of(cluster, node, None)
+        state = state.with_node(node.name, replace(record, has_joined=True))
     save_state(cluster, state)
     return state
 

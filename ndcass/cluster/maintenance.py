@@ -88,6 +88,15 @@ def repair_all(site: Site, *, keyspace: str | None = None) -> None:
             site.report(f"keyspace {name}: has one copy only, nothing to compare")
 
 
+def repair_survivors(site: Site, nodes: Sequence[Node], keyspace: str) -> None:
+    """Bring the copies that these nodes have to the same state, while another one is down.
+
+    All ranges of each, not only those that it is the first of: the first of some is the one that is
+    down.
+    """
+    _each(site, nodes, ["repair", "--full", "--force", keyspace])
+
+
 async def keyspaces_of(site: Site) -> dict[str, dict[str, int]]:
     """Copies by data centre of every keyspace, with that of the roles where they are used."""
     driver = await Driver.connect(superuser_settings(site))

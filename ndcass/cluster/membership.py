@@ -7,12 +7,14 @@ others have what it had. Only one node moves at a time, and all others have to b
 import asyncio
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import replace as changed
 from pathlib import Path
 
 from ndcass.cluster import maintenance, nodetool, process
 from ndcass.cluster.access import refuse_no_password
 from ndcass.cluster.joining import joining_options
+from ndcass.cluster.ring import LEAVING
 from ndcass.cluster.site import Site, full_directories
 from ndcass.cluster.spec import Node
 from ndcass.cluster.startup import await_agreement, join_node
@@ -46,7 +48,7 @@ def add(site: Site, name: str, *, with_cleanup: bool = True) -> None:
     with sole_operator(cluster):
         state = load_state(cluster)
         _refuse_known(state, node)
-        others = [other for other in members(site) if other != node]
+        others = members(site, but=node)
         if not others:
             raise ClusterError(f"no node of {cluster.name} takes part yet: `ndcass cluster up`")
         refuse_if_away(site, others, why=_MOVES_ONE)
@@ -70,6 +72,8 @@ def add(site: Site, name: str, *, with_cleanup: bool = True) -> None:
 def decommission(site: Site, name: str, *, wipe: bool = False) -> None:
     """Give what a node has to the others, and stop it for good.
 
+    A command that was interrupted may be given again: it goes on where the node is.
+
     Parameters
     ----------
     wipe : bool
@@ -84,74 +88,143 @@ def decommission(site: Site, name: str, *, wipe: bool = False) -> None:
     node = cluster.node(name)
     refuse_no_password(site)
     with sole_operator(cluster):
-        refuse_if_away(site, members(site), why=_MOVES_ONE)
-        others = [other for other in members(site) if other != node]
-        _refuse_too_few(site, node)
-        site.report(f"{name}: gives its share to the others")
-        advice = (
-            f"Until it has left, {name} serves as before. `ndcass nodetool {name} netstats` shows "
-            "what moves; the command may be given again."
-        )
-        with step(site, node, then=advice):
-            nodetool.ask(site, node, "decommission", timeout_s=cluster.join_timeout_s)
-            site.report(f"{name}: left")
+        others = members(site, but=node)
+        if node not in members(site):
+            raise ClusterError(f"node {name} does not take part")
+        _refuse_last(site, node, others)
+        refuse_if_away(site, others, why=_MOVES_ONE)
+        _leave(site, node, others)
         process.stop(node, timeout_s=cluster.stop_timeout_s)
         site.report(f"{name}: stopped")
-        save_state(cluster, load_state(cluster).without_node(name))
         with step(site, others[0], then=f"{name} is stopped and has no data that others lack."):
             _await_seen(site, node, others, {None})
         if wipe:
             _wipe(site, node)
-            _remove(site, node.folder)
+            if node.folder.exists():
+                _remove(site, node.folder)
+        # Last, so that the command finds its way when it is given again.
+        save_state(cluster, load_state(cluster).without_node(name))
     if cluster.tokens_per_node == 1:
         site.report("with one token a node, its range went to a neighbour: shares are uneven now")
     kept = "" if wipe else f"; what is in {node.folder} and its directories is of no use any more"
     site.report(f"next: take {name} out of the description{kept}")
 
 
-def replace(site: Site, name: str, *, with_repair: bool = False) -> None:
+def _leave(site: Site, node: Node, others: list[Node]) -> None:
+    """Let a node give away what it has, or wait for it if it does so already."""
+    name = node.name
+    states = _seen(site, node, others)
+    if set(states.values()) == {None}:
+        site.report(f"{name}: has left already")
+        return
+    advice = (
+        f"Until it has left, {name} serves as before. `ndcass nodetool {name} netstats` shows "
+        "what moves; the command may be given again."
+    )
+    with step(site, node, then=advice):
+        if LEAVING in states.values():
+            site.report(f"{name}: is leaving already")
+            _await_left(site, node, others)
+        else:
+            refuse_if_away(site, [*others, node], why=_MOVES_ONE)
+            _refuse_too_few(site, node)
+            site.report(f"{name}: gives its share to the others")
+            nodetool.ask(site, node, "decommission", timeout_s=site.cluster.join_timeout_s)
+        site.report(f"{name}: left")
+
+
+def replace(
+    site: Site, name: str, *, repair_before: bool = True, repair_after: bool = False
+) -> None:
     """Wipe a node that is dead and let it fetch from the others what it had.
+
+    It fetches each range from one of the others. What that one lacks the new node lacks as well, so
+    that the two of them could be a quorum which has forgotten a write that another one and the dead
+    one had acknowledged. Therefore the others are repaired first.
 
     Parameters
     ----------
-    with_repair : bool
-        Repair at the end. That is needed if it was away for longer than hints are kept, or took
-        writes with it that no other copy has.
+    repair_before : bool
+        Bring the copies of the others to the same state before anything is wiped.
+    repair_after : bool
+        Repair the cluster at the end: what was not done before, and more slowly, since reads may
+        miss something until then.
 
     Raises
     ------
     ClusterError
-        If it lives, another node is away, or it does not come back.
+        If it lives, nobody has a copy of what it had, another node is away, or it does not come
+        back.
     """
     cluster = site.cluster
     node = cluster.node(name)
     refuse_no_password(site)
     with sole_operator(cluster):
         state = load_state(cluster)
-        if node not in members(site):
-            raise ClusterError(f"node {name} never took part: `ndcass cluster add-node` adds it")
-        others = [other for other in members(site) if other != node]
-        if not others:
-            raise ClusterError(f"node {name} is the only one: nobody has what it had")
+        others = members(site, but=node)
         if process.running(node) is not None:
             raise ClusterError(
                 f"node {name} runs: stop it first (`ndcass cluster stop {name}`) if it is to go"
             )
+        if node not in members(site):
+            raise ClusterError(f"node {name} never took part: `ndcass cluster add-node` adds it")
+        _refuse_last(site, node, others)
         refuse_if_away(site, others, why=_MOVES_ONE)
+        replicas = asyncio.run(maintenance.keyspaces_of(site))
+        _refuse_only_copy(site, node, replicas)
         site.report(f"{name}: waiting until the others know that it is down")
         with step(site, node, then="Nothing was changed."):
             _await_seen(site, node, others, {"DN"})
+        if repair_before:
+            with step(site, node, then=f"Nothing of {name} was changed."):
+                _repair_survivors(site, node, replicas)
         _wipe(site, node)
         advice = f"It has nothing that could be lost: give the command again for {name}."
         option = f"-Dcassandra.replace_address_first_boot={node.address}"
         site.report(f"{name}: fetches from the others what it had")
         _join(site, node, state, (option,), advice=advice, seen_by=[*others, node])
-        if with_repair:
+        if repair_after:
             maintenance.repair_all(site)
-    if not with_repair:
+    if not (repair_before or repair_after):
         site.report(
-            f"next: `ndcass cluster repair`, if {name} was away for longer than hints are kept"
+            f"next: `ndcass cluster repair`. Until then reads may miss writes that {name} and one "
+            "other node had acknowledged, and no third had got"
         )
+
+
+def _refuse_only_copy(site: Site, node: Node, replicas: Mapping[str, Mapping[str, int]]) -> None:
+    """The others have a copy of everything that a node keeps.
+
+    Parameters
+    ----------
+    replicas : mapping
+        Copies by data centre of every keyspace.
+    """
+    for keyspace in replicas:
+        if node in maintenance.holders(site, replicas[keyspace]) and (
+            _copies_in_tier(site, node, replicas[keyspace]) < 2
+        ):
+            raise ClusterError(
+                f"keyspace {keyspace} has one copy in {site.cluster.tier_of(node).name}, and what "
+                f"of it was on {node.name} is nowhere else: bring its disks back and start it. If "
+                f"they are lost, so is this: drop {keyspace}, replace {node.name}, and restore a "
+                "backup"
+            )
+
+
+def _copies_in_tier(site: Site, node: Node, replicas: Mapping[str, int]) -> int:
+    # A strategy that knows no data centres has one number for all.
+    return replicas.get(site.cluster.tier_of(node).name, max(replicas.values(), default=0))
+
+
+def _repair_survivors(site: Site, node: Node, replicas: Mapping[str, Mapping[str, int]]) -> None:
+    """Let the others give each other what a dead node may have shared with one of them alone."""
+    for keyspace in sorted(replicas):
+        holders = maintenance.holders(site, replicas[keyspace])
+        # Of two copies both had what was acknowledged.
+        if node in holders and _copies_in_tier(site, node, replicas[keyspace]) > 2:
+            survivors = [holder for holder in holders if holder != node]
+            maintenance.repair_survivors(site, survivors, keyspace)
 
 
 def _join(
@@ -186,14 +259,19 @@ def _refuse_known(state: State, node: Node) -> None:
         raise ClusterError(f"node {node.name} takes part already")
 
 
+def _refuse_last(site: Site, node: Node, others: list[Node]) -> None:
+    """Somebody else of its tier is there, who has or takes what it has."""
+    tier = site.cluster.tier_of(node)
+    if not any(other in tier.nodes for other in others):
+        raise ClusterError(
+            f"node {node.name} is the only one of tier {tier.name}: nobody has what it has"
+        )
+
+
 def _refuse_too_few(site: Site, node: Node) -> None:
     """The nodes that stay can keep all copies of all keyspaces."""
-    if node not in members(site):
-        raise ClusterError(f"node {node.name} does not take part")
     tier = site.cluster.tier_of(node)
-    staying = [other for other in members(site) if other in tier.nodes and other != node]
-    if not staying:
-        raise ClusterError(f"node {node.name} is the last of tier {tier.name}")
+    staying = [other for other in members(site, but=node) if other in tier.nodes]
     for keyspace, replicas in asyncio.run(maintenance.keyspaces_of(site)).items():
         if replicas.get(tier.name, 0) > len(staying):
             raise ClusterError(
@@ -202,20 +280,40 @@ def _refuse_too_few(site: Site, node: Node) -> None:
             )
 
 
+def _seen(site: Site, node: Node, others: list[Node]) -> dict[str, str | None]:
+    """How each of the others that answers sees a node, by its name; None: not at all."""
+    views = nodetool.views_from(site, others)
+    return {other.name: view.get(node.address) for other, view in views.items()}
+
+
+def _await_left(site: Site, node: Node, others: list[Node]) -> None:
+    """Wait until a node that is leaving has left, as all others see it."""
+    deadline = time.monotonic() + site.cluster.join_timeout_s
+    while True:
+        seen = _seen(site, node, others)
+        if len(seen) == len(others) and set(seen.values()) == {None}:
+            return
+        if not set(seen.values()) <= {LEAVING, None}:
+            raise ClusterError(f"node {node.name} does not leave any more: {_said(seen)}")
+        if time.monotonic() > deadline:
+            raise ClusterError(f"node {node.name} has not left in time: {_said(seen)}")
+        time.sleep(_POLL_S)
+
+
 def _await_seen(site: Site, node: Node, others: list[Node], states: set[str | None]) -> None:
     """Wait until all others see a node in one of some states; None: not at all."""
     deadline = time.monotonic() + _SEEN_TIMEOUT_S
     while True:
-        views = nodetool.views_from(site, others)
-        seen = {other.name: view.get(node.address) for other, view in views.items()}
+        seen = _seen(site, node, others)
         if len(seen) == len(others) and set(seen.values()) <= states:
             return
         if time.monotonic() > deadline:
-            said = ", ".join(
-                f"{who} sees it {state or 'not at all'}" for who, state in seen.items()
-            )
-            raise ClusterError(f"the others do not agree about node {node.name}: {said}")
+            raise ClusterError(f"the others do not agree about node {node.name}: {_said(seen)}")
         time.sleep(_POLL_S)
+
+
+def _said(seen: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{who} sees it {state or 'not at all'}" for who, state in seen.items())
 
 
 def _wipe(site: Site, node: Node) -> None:

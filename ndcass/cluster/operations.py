@@ -88,7 +88,7 @@ def rolling_restart(site: Site, names: Sequence[str] = (), *, force: bool = Fals
 
 
 def _others(site: Site, node: Node) -> list[Node]:
-    return [other for other in members(site) if other != node]
+    return members(site, but=node)
 
 
 def _refuse_unfit(site: Site, node: Node) -> None:

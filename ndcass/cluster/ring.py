@@ -13,6 +13,7 @@ from ndcass.cluster.spec import Cluster, Node
 from ndcass.errors import ClusterError
 
 UP_AND_NORMAL = "UN"
+LEAVING = "UL"
 TOOL_CLASS = "org.apache.cassandra.tools.NodeTool"
 CONNECT_TIMEOUT_S = 2.0
 TOOL_TIMEOUT_S = 60.0

@@ -79,12 +79,34 @@ def running_nodes(site: Site) -> list[Node]:
     return [node for node in site.cluster.nodes if process.running(node) is not None]
 
 
-def members(site: Site) -> list[Node]:
-    """The described nodes that take part, whether they run or not."""
+def members(site: Site, *, but: Node | None = None) -> list[Node]:
+    """The described nodes that take part, whether they run or not.
+
+    Parameters
+    ----------
+    but : Node, optional
+        One that is left out, whatever it does.
+
+    Raises
+    ------
+    ClusterError
+        If a node runs of which nobody knows that it takes part. It may hold data, and without it
+        whatever is done with all of them would be done with some.
+    """
     known = load_state(site.cluster).nodes
-    return [
-        node for node in site.cluster.nodes if node.name in known and known[node.name].has_joined
-    ]
+    found = []
+    for node in site.cluster.nodes:
+        if node == but:
+            continue
+        record = known.get(node.name)
+        if record is not None and record.has_joined:
+            found.append(node)
+        elif process.running(node) is not None:
+            raise ClusterError(
+                f"node {node.name} runs, and was never seen to take part: `ndcass cluster up` "
+                "brings the cluster to its description"
+            )
+    return found
 
 
 def refuse_if_away(site: Site, nodes: Sequence[Node], *, why: str) -> None:

@@ -12,8 +12,10 @@ from ndcass.cluster.lifecycle import Action
 from ndcass.cluster.site import Site, write_files
 from ndcass.cluster.spec import Cluster
 from ndcass.cluster.state import STATE_NAME, State, load_state, record_of, save_state, sole_operator
+from ndcass.cluster.steps import members
 from ndcass.errors import ClusterError, IncompatibleStore
 from tests.ndcass.cluster.descriptions import local_cluster, remote_cluster
+from tests.ndcass.cluster.sleeping import set_status, sleeping_site
 
 
 @pytest.fixture
@@ -98,6 +100,44 @@ def test_node_that_is_described_later_joins(cluster: Cluster, tmp_path: Path) ->
     # It was started and did not get through.
     save_state(cluster, state.with_node("local3", record_of(cluster, node, None)))
     assert actions(site_of(cluster, tmp_path))["local3"] is Action.JOIN
+
+
+def test_up_that_is_repeated_makes_members_of_nodes_that_run(tmp_path: Path) -> None:
+    """As after an `up` that failed when it had started them."""
+    cluster = local_cluster(tmp_path / "base", keyspaces={})
+    site = sleeping_site(cluster, tmp_path)
+    with_data(cluster, has_joined=False)
+    set_status(tmp_path, {node.address: "UN" for node in cluster.nodes})
+    try:
+        for node in cluster.nodes:
+            write_files(site, node)
+            process.start(node, site.distribution.java, environ=site.environ)
+
+        changes = lifecycle.up(site)
+
+        assert [change.action for change in changes] == [Action.NOTHING] * 3
+        assert members(site) == list(cluster.nodes)
+        (cluster.folder / STATE_NAME).unlink()
+        lifecycle.up(site)
+        assert members(site) == list(cluster.nodes), "also of what runs and nobody remembers"
+    finally:
+        for node in cluster.nodes:
+            process.kill(node)
+
+
+def test_node_whose_files_change_while_it_joins_joins_again(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Simply restarted, a seed would think that it was one of the first."""
+    site = site_of(cluster, tmp_path)
+    state = with_data(cluster)
+    node = cluster.nodes[0]
+    save_state(cluster, state.with_node("local1", record_of(cluster, node, None)))
+    process.start(node, site.distribution.java, environ=site.environ)
+    try:
+        assert actions(site)["local1"] is Action.JOIN
+    finally:
+        process.kill(node)
 
 
 def test_node_that_is_described_no_more_is_told_and_left(cluster: Cluster, tmp_path: Path) -> None:
