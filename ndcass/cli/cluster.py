@@ -46,6 +46,13 @@ def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="NODE",
         help="a node that joins a cluster with data; may be repeated",
     )
+    rendering.add_argument(
+        "--joined",
+        action="append",
+        default=[],
+        metavar="NODE",
+        help="a node that joined earlier, so was none of the first ones; may be repeated",
+    )
     cluster_operations.add_parsers(actions)
 
 
@@ -105,7 +112,13 @@ def _destroy(args: argparse.Namespace) -> int:
 def _render(args: argparse.Namespace) -> int:
     cluster = described(args)
     password = secret(KEYSTORE_VARIABLE, os.environ)
-    written = render(cluster, args.output, joining=args.joining, keystore_password=password)
+    written = render(
+        cluster,
+        args.output,
+        joining=args.joining,
+        joined=args.joined,
+        keystore_password=password,
+    )
     for path in written:
         print(path)
     return 0

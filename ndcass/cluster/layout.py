@@ -5,7 +5,7 @@ the description and on where things are, and on nothing else, so that two layout
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,16 +118,24 @@ def node_settings(cluster: Cluster, node: Node, *, keystore_password: str = "") 
     return merged(settings, tier.cassandra)
 
 
-def initial_tokens(cluster: Cluster) -> dict[str, tuple[int, ...]]:
+def initial_tokens(
+    cluster: Cluster, *, without: Collection[Node] = ()
+) -> dict[str, tuple[int, ...]]:
     """Tokens of every node of a new cluster: in equal steps, dealt to the nodes of a tier in turn.
 
     Neighbours on the ring are in different racks as far as there are several, so that replicas are
     spread evenly. The second tier's tokens are a little above the places where the first one's
     could be: a token belongs to one node of the whole cluster.
+
+    Parameters
+    ----------
+    without : collection of Node
+        Nodes that were no first ones: they get none, and those of the others are as if they were
+        not there.
     """
     dealt: dict[str, tuple[int, ...]] = {}
     for place, tier in enumerate(cluster.tiers):
-        nodes = _rack_by_rack(tier.nodes)
+        nodes = _rack_by_rack([node for node in tier.nodes if node not in without])
         count = len(nodes) * cluster.tokens_per_node
         for n, node in enumerate(nodes):
             dealt[node.name] = tuple(

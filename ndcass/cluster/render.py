@@ -5,6 +5,7 @@ makes its user, its folders and the kernel's limits. ``DIR/README`` says what to
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def render(
     output: Path,
     *,
     joining: Collection[str] = (),
+    joined: Collection[str] = (),
     keystore_password: str = "",
 ) -> list[Path]:
     """Write the files of every node into a new folder.
@@ -38,7 +40,10 @@ def render(
     ----------
     joining : collection of str
         Names of nodes that join a cluster which is there already. They choose their tokens by what
-        the others have; those of the first nodes are dealt here.
+        the others have; those of the first nodes are dealt here. In no file are they seeds: a node
+        that finds itself among them takes itself for one of the first, and fetches nothing.
+    joined : collection of str
+        Names of nodes that joined earlier: they have tokens of their own choice, and may be seeds.
 
     Returns
     -------
@@ -48,8 +53,8 @@ def render(
     Raises
     ------
     ClusterError
-        If the nodes are of this machine, the folder is there already, or the password of the
-        keystores is missing.
+        If the nodes are of this machine, the folder is there already, the password of the keystores
+        is missing, or a tier has no seed but those that join.
     """
     if cluster.is_local:
         raise ClusterError(
@@ -60,16 +65,16 @@ def render(
         raise ClusterError("the password of the keystores is missing: NDCASS_KEYSTORE_PASSWORD")
     if output.exists():
         raise ClusterError(f"{output} is there already: name a folder that is not")
-    for name in joining:
-        cluster.node(name)  # which must exist
-    first = initial_tokens(cluster)
+    cluster = _with_seeds_that_serve(cluster, [cluster.node(name) for name in joining])
+    later = [*(cluster.node(name) for name in joining), *(cluster.node(name) for name in joined)]
+    first = initial_tokens(cluster, without=later)
     texts: dict[Path, str] = {}
     for node in cluster.nodes:
-        tokens = () if node.name in joining else first[node.name]
+        tokens = first.get(node.name, ())
         files = machine_files(cluster, node, tokens=tokens, keystore_password=keystore_password)
         texts |= {Path(node.name) / path: text for path, text in files.items()}
     texts[Path("pom.xml")] = _pom()
-    texts[Path("README")] = "".join(f"{line}\n" for line in _steps(cluster))
+    texts[Path("README")] = "".join(f"{line}\n" for line in _steps(cluster, joining))
     written = []
     for relative, text in sorted(texts.items()):
         path = output / relative
@@ -78,6 +83,20 @@ def render(
         path.write_text(text, encoding="utf-8")
         written.append(path)
     return written
+
+
+def _with_seeds_that_serve(cluster: Cluster, joining: Collection[Node]) -> Cluster:
+    """The cluster in which no node that joins is a seed."""
+    tiers = []
+    for tier in cluster.tiers:
+        if not any(node.is_seed and node not in joining for node in tier.nodes):
+            raise ClusterError(
+                f"tier {tier.name} has no seed but those that join, and a seed fetches nothing: "
+                "let a node that is there already be one (`seed: true`) in the description"
+            )
+        nodes = (replace(one, is_seed=one.is_seed and one not in joining) for one in tier.nodes)
+        tiers.append(replace(tier, nodes=tuple(nodes)))
+    return replace(cluster, tiers=tuple(tiers))
 
 
 def machine_files(
@@ -147,7 +166,7 @@ def _escaped(path: Path) -> str:
     return str(path).replace("\\", "\\\\").replace(" ", "\\x20").replace("%", "%%")
 
 
-def _steps(cluster: Cluster) -> Iterator[str]:
+def _steps(cluster: Cluster, joining: Collection[str]) -> Iterator[str]:
     machine = cluster.machine
     seeds = ", ".join(node.name for node in cluster.seeds)
     yield f"Nodes of the cluster {cluster.name}, Apache Cassandra {pinned_version()}."
@@ -163,8 +182,15 @@ def _steps(cluster: Cluster) -> Iterator[str]:
     yield "3. systemd-sysusers && systemd-tmpfiles --create && sysctl --system"
     yield f"4. systemctl daemon-reload && systemctl enable {UNIT}"
     yield ""
-    yield f"Then start the seeds ({seeds}), one after the other, and after them the other nodes,"
-    yield f"one after the other: systemctl start {UNIT}. A node is ready when it takes CQL:"
+    if joining:
+        names = ", ".join(joining)
+        yield f"Then start what joins ({names}), one after the other; the next one when `nodetool"
+        yield "status` shows UN for the one before, and at the end `nodetool cleanup` on the others"
+        yield f"of its tier: systemctl start {UNIT}. The others need not restart. From then on say"
+        yield "--joined, in the place of --joining, whenever files are rendered."
+    else:
+        yield f"Then start the seeds ({seeds}), one after the other, and after them the others,"
+        yield f"one after the other: systemctl start {UNIT}. A node is ready when it takes CQL:"
     yield ""
     for node in cluster.nodes:
         kind = "seed" if node.is_seed else "node"

@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from ndcass.cluster.loader import load_cluster
 from ndcass.cluster.render import render
+from ndcass.cluster.spec import Cluster
 from ndcass.errors import ClusterError, ConfigError
 from tests.ndcass.cluster.descriptions import local_cluster, remote_cluster
 
@@ -56,6 +58,50 @@ def test_first_nodes_have_tokens_and_joining_ones_have_not(tmp_path: Path) -> No
     assert not second
     with pytest.raises(ConfigError, match="no node 'far3'"):
         render(remote_cluster(), tmp_path / "other", joining=["far3"])
+
+
+def grown_cluster() -> Cluster:
+    """Nodes of `remote_cluster`, and a third one."""
+    nodes = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+    return remote_cluster(tiers={"far": {"role": "archive", "nodes": nodes}})
+
+
+def settings_of(folder: Path, node: str) -> dict[str, Any]:
+    """What its cassandra.yaml holds, of any kind."""
+    found: dict[str, Any] = yaml.safe_load((folder / node / FILES / "cassandra.yaml").read_text())
+    return found
+
+
+def tokens_of(folder: Path, node: str) -> list[str]:
+    text = (folder / node / FILES / "jvm.args").read_text()
+    return [line for line in text.splitlines() if "initial_token" in line]
+
+
+def test_node_that_joins_is_no_seed_in_any_file(tmp_path: Path) -> None:
+    nodes = [{"address": f"192.0.2.{n}", "seed": True} for n in (1, 2, 3)]
+    cluster = remote_cluster(tiers={"far": {"role": "archive", "nodes": nodes}})
+    render(cluster, tmp_path / "out", joining=["far3"])
+    for node in ("far1", "far2", "far3"):
+        [provider] = settings_of(tmp_path / "out", node)["seed_provider"]
+        assert provider["parameters"] == [{"seeds": "192.0.2.1,192.0.2.2"}]
+    render(cluster, tmp_path / "later", joined=["far3"])
+    [provider] = settings_of(tmp_path / "later", "far1")["seed_provider"]
+    assert provider["parameters"] == [{"seeds": "192.0.2.1,192.0.2.2,192.0.2.3"}]
+    assert tokens_of(tmp_path / "later", "far3") == []
+
+
+def test_tier_whose_only_seed_joins_is_refused_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"tier far has no seed but .*`seed: true`"):
+        render(remote_cluster(), tmp_path / "out", joining=["far1"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("how", ["joining", "joined"])
+def test_tokens_of_the_first_nodes_stay_when_another_joins(tmp_path: Path, how: str) -> None:
+    render(remote_cluster(), tmp_path / "before")
+    render(grown_cluster(), tmp_path / "after", **{how: ["far3"]})  # type: ignore[arg-type]  # both
+    for node in ("far1", "far2"):
+        assert tokens_of(tmp_path / "after", node) == tokens_of(tmp_path / "before", node) != []
 
 
 def test_no_node_may_start_empty_where_it_had_data(tmp_path: Path) -> None:
