@@ -232,13 +232,18 @@ async def schema_status(driver: Driver, keyspaces: Keyspaces) -> list[Step]:
 
 
 async def check_schema(driver: Driver, keyspaces: Keyspaces) -> None:
-    """Make sure that the tables are those that this ndcass needs.
+    """Make sure that the keyspaces and tables are those that this ndcass needs.
 
     Raises
     ------
     IncompatibleStore
-        If a file is not applied, was changed since, or is unknown.
+        If a file is not applied, was changed since, or is unknown, or a keyspace has its copies
+        elsewhere.
     """
+    for keyspace in keyspaces.of_roles(ROLES):
+        rows = await driver.run(_REPLICATION, (keyspace.name,))
+        if rows:  # else its files are pending, too
+            _refuse_other_copies(keyspace, rows[0][0])
     steps = await schema_status(driver, keyspaces)
     _refuse_foreign(steps)
     if any(step.state is State.PENDING for step in steps):
@@ -278,7 +283,7 @@ async def apply_schema(
     ConfigError
         If the cluster has no such data centre, or not enough nodes for the replicas.
     IncompatibleStore
-        If the database is newer, has other contents, or lives in another data centre.
+        If the database is newer, has other contents, or has its copies elsewhere.
     StoreTimeout
         If somebody else is at it for too long, or took over.
     """
@@ -318,11 +323,27 @@ async def _make_keyspace(driver: Driver, keyspace: Keyspace, report: Callable[[s
         # If somebody else was quicker, the node that is asked next may not have heard of it.
         await _agreement(driver)
         rows = await driver.run(_REPLICATION, (keyspace.name,))
-    where = [name for name in rows[0][0] if name != "class"]
-    if where != [keyspace.data_centre]:
+    _refuse_other_copies(keyspace, rows[0][0])
+
+
+def _refuse_other_copies(keyspace: Keyspace, replication: Mapping[str, str]) -> None:
+    """The copies of a keyspace are where they are described, as many as that.
+
+    Quorums are counted by the number that the keyspace has: with one copy every node alone is one.
+    """
+    found = {name: count for name, count in replication.items() if name != "class"}
+    name, centre, replicas = keyspace.name, keyspace.data_centre, keyspace.replicas
+    if set(found) != {centre}:
         raise IncompatibleStore(
-            f"keyspace {keyspace.name} is in {', '.join(where)} and must be in "
-            f"{keyspace.data_centre} alone, so that transactions and quorums meet"
+            f"keyspace {name} is in {', '.join(found)} and must be in {centre} alone, so that "
+            "transactions and quorums meet"
+        )
+    if found[centre] != str(replicas):
+        raise IncompatibleStore(
+            f"keyspace {name} has {found[centre]} copies in {centre}, where the settings say "
+            f"{replicas}: change the settings, or, with the gateways stopped, run ALTER KEYSPACE "
+            f"{name} WITH replication = {{'class': 'NetworkTopologyStrategy', '{centre}': "
+            f"{replicas}}} and then a full repair (`ndcass cluster repair --keyspace {name}`)"
         )
 
 

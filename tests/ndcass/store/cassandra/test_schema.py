@@ -263,3 +263,43 @@ async def test_a_keyspace_somewhere_else_is_refused(driver: Driver, fresh: Keysp
     )
     with pytest.raises(IncompatibleStore, match="alone"):
         await apply_schema(driver, fresh)
+
+
+async def test_a_keyspace_with_another_number_of_copies_is_refused_with_what_to_do(
+    driver: Driver, fresh: Keyspaces
+) -> None:
+    name, centre = fresh.meta.name, fresh.meta.data_centre
+    alter = f"{name} WITH replication = {{'class': 'NetworkTopologyStrategy', '{centre}':"
+    await driver.run(f"CREATE KEYSPACE {alter} 1}}", timeout_s=60)
+    said = rf"{name} has 1 copies in {centre}, where the settings say 3.*ALTER KEYSPACE.*repair"
+    with pytest.raises(IncompatibleStore, match=said):
+        await apply_schema(driver, fresh)
+    assert await tables_in(driver, fresh.meta) == []
+
+    await driver.run(f"ALTER KEYSPACE {alter} 3}}", timeout_s=60)
+    await apply_schema(driver, fresh)
+    await check_schema(driver, fresh)
+    await driver.run(f"ALTER KEYSPACE {alter} 2}}", timeout_s=60)
+    with pytest.raises(IncompatibleStore, match="has 2 copies"):
+        await check_schema(driver, fresh)
+
+
+@pytest.mark.parametrize(
+    ("replication", "reason"),
+    [
+        ({"local": "3"}, ""),
+        ({"local": "1"}, "1 copies in local, where the settings say 3"),
+        ({"local": "3", "other": "3"}, "in local, other and must be in local alone"),
+        ({"other": "3"}, "in other and must be in local alone"),
+        ({"replication_factor": "3"}, "must be in local alone"),
+        ({"local": "3/1"}, "has 3/1 copies"),
+    ],
+)
+def test_copies_are_compared_as_a_whole(replication: dict[str, str], reason: str) -> None:
+    compare = schema._refuse_other_copies
+    there = {"class": "org.apache.cassandra.locator.SomeStrategy", **replication}
+    if not reason:
+        compare(Keyspace("k", "local", 3), there)
+        return
+    with pytest.raises(IncompatibleStore, match=reason):
+        compare(Keyspace("k", "local", 3), there)
