@@ -118,6 +118,7 @@ class CassandraSettings:
     tls_ca_file: str = ""
     tls_certificate_file: str = ""
     tls_key_file: str = ""
+    tls_check_names: bool = True
     archive_keyspace: str = "ndcass"
     archive_data_centre: str = "local"
     archive_replicas: int = 3

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 
 from ndcass.cluster.site import Site
-from ndcass.cluster.spec import Cluster
+from ndcass.cluster.spec import ClientTls, Cluster
 from ndcass.errors import ClusterError, Conflict, StoreError
 from ndcass.store.cassandra.administration import (
     DEFAULT_ROLE,
@@ -34,8 +34,12 @@ def connect_settings(
         port=cluster.ports.native,
         username=username,
         password=password,
-        tls=None if tls is None else TlsSettings(tls.ca_file, tls.certificate, tls.key),
+        tls=None if tls is None else _tls_settings(tls),
     )
+
+
+def _tls_settings(tls: ClientTls) -> TlsSettings:
+    return TlsSettings(tls.ca_file, tls.certificate, tls.key, check_names=tls.checks_names)
 
 
 def superuser_settings(site: Site) -> ConnectSettings:

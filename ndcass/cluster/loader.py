@@ -35,7 +35,9 @@ CLUSTER = """
 """.split()
 PORTS = "storage native jmx".split()
 SECURITY = "authentication superuser client_tls".split()
-CLIENT_TLS = "generate keystore ca_file truststore required certificate_file key_file".split()
+CLIENT_TLS = (
+    "generate keystore ca_file check_names truststore required certificate_file key_file".split()
+)
 MACHINE = "user java jars files".split()
 DEFAULTS = "heap_mib directories cassandra jvm rack".split()
 DIRECTORIES = "commitlog data hints saved_caches system".split()
@@ -157,6 +159,7 @@ def _client_tls(tls: Section, names: Mapping[str, str]) -> ClientTls:
         truststore=path("truststore"),
         certificate=path("certificate_file"),
         key=path("key_file"),
+        checks_names=tls.get("check_names", bool, True),
     )
 
 

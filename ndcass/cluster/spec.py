@@ -167,6 +167,8 @@ class ClientTls:
     certificate: Path | None = None
     """PEM that ndcass itself shows to nodes, and its key."""
     key: Path | None = None
+    checks_names: bool = True
+    """Whether ndcass wants a node's certificate to name the node's address."""
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):

@@ -47,7 +47,9 @@ def connect_settings(settings: CassandraSettings) -> ConnectSettings:
     if settings.tls_ca_file:
         own = (settings.tls_certificate_file, settings.tls_key_file)
         certificate, key = (Path(name) if name else None for name in own)
-        tls = TlsSettings(Path(settings.tls_ca_file), certificate, key)
+        tls = TlsSettings(
+            Path(settings.tls_ca_file), certificate, key, check_names=settings.tls_check_names
+        )
         for path in (tls.ca_file, certificate, key):
             if path is not None and not path.is_file():
                 raise ConfigError(f"there is no file {path}, which a cassandra.tls_ setting names")
@@ -185,7 +187,8 @@ async def open_cassandra(settings: CassandraSettings) -> CassandraStores:
     StoreUnavailable
         If no node answers.
     IncompatibleStore
-        If the schema is missing, older or newer.
+        If the schema is missing, older or newer, or a keyspace has other copies than the settings
+        say.
     """
     driver = await Driver.connect(connect_settings(settings))
     try:

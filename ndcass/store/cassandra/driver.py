@@ -88,6 +88,8 @@ class TlsSettings:
     ca_file: Path
     certificate_file: Path | None = None
     key_file: Path | None = None
+    check_names: bool = True
+    """Whether a node's certificate has to name the address that the node is reached at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -627,7 +629,9 @@ def _ssl_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
         raise ConfigError(
             f"a file of the cassandra.tls_ settings cannot be used: {error}"
         ) from error
-    context.check_hostname = False  # nodes are known by address; the authority is the cluster's own
+    # The driver then compares with the address. Without it whoever has any certificate of the
+    # authority, perhaps a client's, can pass for a node.
+    context.check_hostname = tls.check_names
     return context
 
 
@@ -713,6 +717,13 @@ PLACES: dict[type[BaseException], _Place] = {
 _UNTRUSTED = _Place(
     StoreError, "the store's certificate is not one of cassandra.tls_ca_file", again=False
 )
+_MISNAMED = _Place(
+    StoreError,
+    "the store's certificate is for another address (see cassandra.tls_check_names)",
+    again=False,
+)
+# As OpenSSL says it, of a name or an IP address.
+_OTHER_NAME = "mismatch, certificate is not valid for"
 # A node that says so has not carried out what it was asked to.
 _REFUSALS = (cassandra.RequestValidationException, protocol.RequestValidationException)
 _UNKNOWN = _Place(StoreError, "the connection to the store failed", again=True)
@@ -727,7 +738,9 @@ def translated(error: BaseException) -> tuple[StoreError, bool]:
         for reason in _reasons(error):
             if isinstance(reason, cassandra.AuthenticationFailed | protocol.BadCredentials):
                 return StoreError(_REFUSED.text), False
-            if "CERTIFICATE_VERIFY_FAILED" in str(reason):  # an OSError: the driver wraps them
+            if _OTHER_NAME in str(reason):  # an OSError: the driver wraps them
+                return StoreError(_MISNAMED.text), False
+            if "CERTIFICATE_VERIFY_FAILED" in str(reason):
                 return StoreError(_UNTRUSTED.text), False
     place = next((PLACES[kind] for kind in type(error).__mro__ if kind in PLACES), _UNKNOWN)
     return place.kind(place.text), place.again

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import importlib
 import itertools
 import pkgutil
@@ -23,6 +24,7 @@ from ndcass.errors import (
     StoreUnavailable,
     TransactionUnknown,
 )
+from ndcass.store.cassandra import driver as driver_module
 from ndcass.store.cassandra.driver import (
     PLACES,
     ConnectSettings,
@@ -180,6 +182,14 @@ def test_a_certificate_that_is_not_trusted_is_told_from_nodes_that_are_away() ->
     wrapped = PermissionError(1, "10.0.0.1: [SSL: CERTIFICATE_VERIFY_FAILED] unable to get issuer")
     found, again = translated(NoHostAvailable("no host", {"10.0.0.1": wrapped}))
     assert str(found) == "the store's certificate is not one of cassandra.tls_ca_file"
+    assert not again
+
+
+def test_a_certificate_for_another_address_is_told_from_one_of_another_authority() -> None:
+    text = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: IP address mismatch, "
+    wrapped = PermissionError(1, f"{text}certificate is not valid for '10.0.0.1'. (_ssl.c:1000)")
+    found, again = translated(NoHostAvailable("no host", {"10.0.0.1": wrapped}))
+    assert "certificate is for another address" in str(found)
     assert not again
 
 
@@ -563,6 +573,56 @@ async def test_a_certificate_of_another_authority_is_named_as_the_reason(
     other = Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt")
     with pytest.raises(StoreError, match=r"certificate is not one of cassandra\.tls_ca_file"):
         await Driver.connect(replace(secured, tls=TlsSettings(other)))
+
+
+def test_names_are_checked_unless_that_is_switched_off() -> None:
+    ca_file = Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt")
+    by_default = driver_module._ssl_context(TlsSettings(ca_file))
+    switched_off = driver_module._ssl_context(TlsSettings(ca_file, check_names=False))
+    assert by_default is not None
+    assert switched_off is not None
+    assert by_default.check_hostname
+    assert not switched_off.check_hostname
+    assert switched_off.verify_mode is ssl.CERT_REQUIRED
+
+
+@contextlib.asynccontextmanager
+async def passed_off(settings: ConnectSettings) -> AsyncIterator[ConnectSettings]:
+    """The node at an address that its certificate does not name."""
+    [address] = settings.contact_points
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while received := await reader.read(1 << 16):
+            writer.write(received)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        node_reader, node_writer = await asyncio.open_connection(address, settings.port)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(forward(reader, node_writer), forward(node_reader, writer))
+
+    elsewhere = "127.0.0.1" if address != "127.0.0.1" else "127.0.0.2"
+    server = await asyncio.start_server(serve, elsewhere, settings.port)
+    try:
+        yield replace(settings, contact_points=(elsewhere,))
+    finally:
+        server.close()
+
+
+@pytest.mark.cassandra
+async def test_a_node_is_not_believed_at_an_address_that_its_certificate_does_not_name(
+    secured: ConnectSettings,
+) -> None:
+    assert secured.tls is not None
+    assert secured.tls.check_names
+    async with passed_off(secured) as settings:
+        with pytest.raises(StoreError, match=r"for another address \(see .*tls_check_names\)"):
+            await Driver.connect(settings)
+        driver = await Driver.connect(
+            replace(settings, tls=replace(secured.tls, check_names=False))
+        )
+        await driver.close()
 
 
 async def test_files_for_tls_that_cannot_be_used_are_an_error_of_the_settings(
