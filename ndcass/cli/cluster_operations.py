@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from ndcass.cli.failure import WrongCall
 from ndcass.cli.site import add_action, described, site_of, tell, telling_logs
 from ndcass.cluster import maintenance, membership, operations
-from ndcass.cluster.backup import backup
+from ndcass.cluster.backup import backup, backup_together
 from ndcass.cluster.restore import Existing, restore
 from ndcass.cluster.site import Site
 
@@ -71,14 +72,38 @@ def _add_changes(actions: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _add_copies(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    saving = _add(actions, "backup", "copy a keyspace into a folder", _backup)
-    saving.add_argument("keyspace", metavar="KEYSPACE")
+    saving = _add(
+        actions,
+        "backup",
+        "copy keyspaces into a folder; those of two tiers together, or what is drained meanwhile "
+        "may be in neither copy",
+        _backup,
+    )
+    _add_keyspaces(saving, "all but Cassandra's own")
     saving.add_argument(
         "--to", type=Path, required=True, metavar="DIR", help="a folder that is new or empty"
     )
-    restoring = _add(actions, "restore", "bring a keyspace back from a folder", _restore)
-    restoring.add_argument("keyspace", metavar="KEYSPACE")
+    restoring = _add(
+        actions,
+        "restore",
+        "bring keyspaces back from a folder, while no gateway runs: what gateways remember of the "
+        "store would be wrong, and what they write would be mixed with what comes back",
+        _restore,
+    )
+    _add_keyspaces(restoring, "all of a backup of several")
     restoring.add_argument("--from", type=Path, required=True, metavar="DIR", dest="source")
+    restoring.add_argument(
+        "--gateways-stopped",
+        action="store_true",
+        help="say that every gateway (`ndcass serve`) of the cluster is stopped: without it "
+        "nothing is done",
+    )
+    restoring.add_argument(
+        "--no-repair",
+        action="store_true",
+        help="do not repair what came back: the nodes' copies are of moments that differ by "
+        "seconds, so until `ndcass cluster repair` a read may miss what one of them has",
+    )
     there = restoring.add_mutually_exclusive_group()
     there.add_argument(
         "--replace", action="store_true", help="take rows that are there away, on all nodes"
@@ -112,6 +137,11 @@ def _add_nodes(parser: argparse.ArgumentParser) -> None:
 
 def _add_keyspace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keyspace", metavar="NAME", help="by default all")
+
+
+def _add_keyspaces(parser: argparse.ArgumentParser, all_of_them: str) -> None:
+    parser.add_argument("keyspaces", nargs="*", metavar="KEYSPACE")
+    parser.add_argument("--all", action="store_true", help=all_of_them)
 
 
 def _add_force(parser: argparse.ArgumentParser, text: str) -> None:
@@ -161,13 +191,33 @@ def _replace(site: Site, args: argparse.Namespace) -> None:
 
 
 def _backup(site: Site, args: argparse.Namespace) -> None:
-    made = backup(site, args.keyspace, args.to)
-    tell(f"{made.keyspace}: {made.file_count} files, {made.size_bytes / 1e6:.1f} MB in {args.to}")
+    _check_keyspaces(args)
+    if len(args.keyspaces) == 1:
+        made = [backup(site, args.keyspaces[0], args.to)]
+    else:
+        made = backup_together(site, args.keyspaces, args.to)
+    for one in made:
+        tell(f"{one.keyspace}: {one.file_count} files, {one.size_bytes / 1e6:.1f} MB in {args.to}")
 
 
 def _restore(site: Site, args: argparse.Namespace) -> None:
+    _check_keyspaces(args)
+    if not args.gateways_stopped:
+        raise WrongCall(
+            "restore changes what running gateways rely on: stop every `ndcass serve` of this "
+            "cluster, then say --gateways-stopped"
+        )
     existing = Existing.REFUSE
     if args.replace or args.merge:
         existing = Existing.REPLACE if args.replace else Existing.MERGE
-    restored = restore(site, args.keyspace, args.source, existing=existing)
-    tell(f"{restored.keyspace}: {restored.file_count} files of {restored.made_at} are back")
+    restored = restore(
+        site, args.source, args.keyspaces, existing=existing, with_repair=not args.no_repair
+    )
+    for one in restored:
+        tell(f"{one.keyspace}: {one.file_count} files of {one.made_at} are back")
+    tell("gateways may be started again")
+
+
+def _check_keyspaces(args: argparse.Namespace) -> None:
+    if bool(args.keyspaces) == args.all:
+        raise WrongCall("name keyspaces, or say --all")

@@ -1,9 +1,15 @@
-"""A backup of a keyspace as it lies in a folder: files of nodes, and a manifest that lists them.
+"""A backup of keyspaces as it lies in a folder: files of nodes, and a manifest that lists them.
 
 ::
 
     DIR/manifest.json                  written last: without it the backup is half made
     DIR/NODE/TABLE/DATA_DIRECTORY/...  sstables, as the node had them
+
+A backup of several keyspaces is a folder of such folders, by the keyspaces' names, and a list of
+them, which is written when all are whole::
+
+    DIR/keyspaces.json
+    DIR/KEYSPACE/...
 
 Every file is listed with its size and its SHA-256, and checked before anything is restored.
 """
@@ -12,6 +18,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +28,10 @@ from ndcass.errors import ClusterError, CorruptValue, IncompatibleStore
 from ndcass.store.cassandra.structure import Element
 
 MANIFEST_NAME = "manifest.json"
+LIST_NAME = "keyspaces.json"
 FORMAT = 1
 _BLOCK_BYTES = 1 << 20
+_NAME = re.compile(r"\w{1,48}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +86,30 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Complete a backup."""
-    unfinished = folder / f"{MANIFEST_NAME}.new"
-    content = {"format": FORMAT, **dataclasses.asdict(manifest)}
-    with unfinished.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(folder / MANIFEST_NAME)
-    _sync_folder(folder)
+    _write(folder / MANIFEST_NAME, dataclasses.asdict(manifest))
+
+
+def write_list(folder: Path, keyspaces: Sequence[str]) -> None:
+    """Complete a backup of several keyspaces, each of which is complete."""
+    _write(folder / LIST_NAME, {"keyspaces": list(keyspaces)})
+
+
+def read_list(folder: Path) -> list[str] | None:
+    """The keyspaces of a backup of several; None if it is one of a keyspace alone.
+
+    Raises
+    ------
+    ClusterError
+        If there is no backup, or it was not completed.
+    IncompatibleStore
+        If another ndcass made it.
+    """
+    if (folder / MANIFEST_NAME).exists():
+        return None
+    keyspaces = _read(folder, LIST_NAME)["keyspaces"]
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in keyspaces):
+        raise ClusterError(f"{LIST_NAME} in {folder} names what is no keyspace")
+    return list(keyspaces)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -97,16 +122,7 @@ def read_manifest(folder: Path) -> Manifest:
     IncompatibleStore
         If another ndcass made it.
     """
-    try:
-        content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        state = "half made: it has no manifest" if folder.is_dir() else "not there"
-        raise ClusterError(f"the backup {folder} is {state}") from None
-    except ValueError as error:
-        raise ClusterError(f"the manifest in {folder} is no JSON: {error}") from error
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise IncompatibleStore(f"{folder} was written by another version of ndcass")
-    return _manifest(content)
+    return _manifest(_read(folder, MANIFEST_NAME))
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -141,6 +157,31 @@ def copy_file(source: Path, folder: Path, relative: str) -> FileRecord:
         writing.flush()
         os.fsync(writing.fileno())
     return FileRecord(relative, size, digest.hexdigest())
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what JSON can hold (`Any`), whole or not at all, and for good."""
+    unfinished = path.with_name(f"{path.name}.new")
+    with unfinished.open("w", encoding="utf-8") as file:
+        json.dump({"format": FORMAT, **content}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    _sync_folder(path.parent)
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    """What JSON held, which `Any` stands for."""
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        state = f"half made: it has no {name}" if folder.is_dir() else "not there"
+        raise ClusterError(f"the backup {folder} is {state}") from None
+    except ValueError as error:
+        raise ClusterError(f"{name} in {folder} is no JSON: {error}") from error
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise IncompatibleStore(f"{folder} was written by another version of ndcass")
+    return content
 
 
 def _manifest(content: Mapping[str, Any]) -> Manifest:

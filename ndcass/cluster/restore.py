@@ -1,4 +1,4 @@
-"""A keyspace back from its backup, into nodes that serve.
+"""Keyspaces back from their backup, into nodes that run while no gateway does.
 
 Where the nodes have the tokens that they had, every one takes back its own files. Where the ring is
 another one, every node takes the files of all, and then drops what others keep.
@@ -13,7 +13,14 @@ from pathlib import Path
 
 from ndcass.cluster import maintenance, nodetool
 from ndcass.cluster.access import superuser_settings
-from ndcass.cluster.copies import FileRecord, Manifest, check_files, copy_file, read_manifest
+from ndcass.cluster.copies import (
+    FileRecord,
+    Manifest,
+    check_files,
+    copy_file,
+    read_list,
+    read_manifest,
+)
 from ndcass.cluster.maintenance import holders
 from ndcass.cluster.site import Site
 from ndcass.cluster.spec import Node
@@ -22,6 +29,7 @@ from ndcass.cluster.steps import members, refuse_if_away, step
 from ndcass.errors import ConfigError, Conflict, CorruptValue
 from ndcass.store.cassandra.driver import Driver
 from ndcass.store.cassandra.monitoring import node_facts, replicas_by_keyspace
+from ndcass.store.cassandra.renewal import CATALOG, CUBOIDS, renew_catalogues
 from ndcass.store.cassandra.structure import (
     KEYSPACE,
     TABLE,
@@ -44,13 +52,28 @@ class Existing(enum.Enum):
 
 
 def restore(
-    site: Site, keyspace: str, folder: Path, *, existing: Existing = Existing.REFUSE
-) -> Manifest:
-    """Bring a keyspace back as it was.
+    site: Site,
+    folder: Path,
+    keyspaces: Sequence[str] = (),
+    *,
+    existing: Existing = Existing.REFUSE,
+    with_repair: bool = True,
+) -> list[Manifest]:
+    """Bring keyspaces back as they were; by default all that the backup has.
+
+    No gateway may run meanwhile: what it remembers (names, which buckets are noted) would not be so
+    any more, and a write that it acknowledges could be taken away. At the end the catalogues get a
+    version that no gateway has met, and give out no id under which cuboids are stored already.
+
+    Parameters
+    ----------
+    with_repair : bool
+        Repair what came back. The copies of the nodes are of moments that differ by seconds, so
+        that without it a quorum may lack what another node has.
 
     Returns
     -------
-    Manifest
+    list of Manifest
         What was restored.
 
     Raises
@@ -62,52 +85,114 @@ def restore(
     ClusterError
         If the backup is half made, a node is away, or a node does not take its files.
     """
-    manifest = read_manifest(folder)
-    if manifest.keyspace != keyspace:
-        raise ConfigError(f"{folder} is a backup of {manifest.keyspace}, not of {keyspace}")
-    site.report(f"checking {manifest.file_count} files, {manifest.size_bytes / 1e6:.1f} MB")
-    check_files(folder, manifest)
+    backups = _backups(folder, keyspaces)
+    for part, manifest in backups:
+        size = f"{manifest.file_count} files, {manifest.size_bytes / 1e6:.1f} MB"
+        site.report(f"checking {size} of {manifest.keyspace}")
+        check_files(part, manifest)
     with sole_operator(site.cluster):
         refuse_if_away(site, members(site), why="all nodes have to take what they are to keep")
-        nodes, is_in_place = asyncio.run(_prepared(site, manifest, existing))
-        if not is_in_place:
-            site.report("the ring is another one: every node takes all files, then drops the rest")
-        tables = [element.name for element in manifest.elements if element.kind == TABLE]
-        for node in nodes:
-            for table in tables:
-                copies = [c for c in manifest.nodes if not is_in_place or c.name == node.name]
-                files = [copy.of_table(table) for copy in copies]
-                _import(site, node, keyspace, table, folder, files, in_place=is_in_place)
-            site.report(f"{node.name}: took its files")
-        if not is_in_place:
-            maintenance.clean(site, nodes, keyspace=keyspace)
-    return manifest
+        asyncio.run(_refuse_conflicts(site, [manifest for _, manifest in backups], existing))
+        for part, manifest in backups:
+            _restore(site, part, manifest, existing, with_repair=with_repair)
+        tables = {one.name for _, manifest in backups for one in manifest.elements}
+        if not tables.isdisjoint((CATALOG, CUBOIDS)):
+            asyncio.run(_renew_catalogues(site))
+    return [manifest for _, manifest in backups]
 
 
-async def _prepared(site: Site, manifest: Manifest, existing: Existing) -> tuple[list[Node], bool]:
-    """Make or empty the tables; the nodes that hold them, and whether each keeps what it had."""
+def _backups(folder: Path, keyspaces: Sequence[str]) -> list[tuple[Path, Manifest]]:
+    """The folders of some keyspaces, by default of all, and their manifests."""
+    there = read_list(folder)
+    if there is None:
+        manifest = read_manifest(folder)
+        for keyspace in keyspaces:
+            if keyspace != manifest.keyspace:
+                raise ConfigError(f"{folder} is a backup of {manifest.keyspace}, not of {keyspace}")
+        return [(folder, manifest)]
+    for keyspace in keyspaces:
+        if keyspace not in there:
+            raise ConfigError(f"{folder} is a backup of {', '.join(there)}, not of {keyspace}")
+    chosen = list(dict.fromkeys(keyspaces)) or there
+    return [(folder / name, read_manifest(folder / name)) for name in chosen]
+
+
+def _restore(
+    site: Site, folder: Path, manifest: Manifest, existing: Existing, *, with_repair: bool
+) -> None:
+    """Bring one keyspace back."""
+    keyspace = manifest.keyspace
+    nodes, is_in_place, copies = asyncio.run(_prepared(site, manifest, existing))
+    if not is_in_place:
+        site.report("the ring is another one: every node takes all files, then drops the rest")
+    tables = [element.name for element in manifest.elements if element.kind == TABLE]
+    for node in nodes:
+        for table in tables:
+            taken = [copy for copy in manifest.nodes if not is_in_place or copy.name == node.name]
+            files = [copy.of_table(table) for copy in taken]
+            _import(site, node, keyspace, table, folder, files, in_place=is_in_place)
+        site.report(f"{node.name}: took its files of {keyspace}")
+    if not is_in_place:
+        maintenance.clean(site, nodes, keyspace=keyspace)
+    elif copies > 1 and with_repair:
+        maintenance.repair_all(site, keyspace=keyspace)
+
+
+async def _refuse_conflicts(site: Site, manifests: Sequence[Manifest], existing: Existing) -> None:
+    """Find out about all keyspaces before any is changed."""
+    driver = await Driver.connect(superuser_settings(site))
+    try:
+        for manifest in manifests:
+            keyspace = manifest.keyspace
+            full = await _full_tables(driver, manifest)
+            if full and existing is Existing.REFUSE:
+                raise Conflict(
+                    f"there are rows in {', '.join(f'{keyspace}.{table}' for table in full)}: say "
+                    "whether they are replaced (--replace) or stay (--merge)"
+                )
+    finally:
+        await driver.close()
+
+
+async def _full_tables(driver: Driver, manifest: Manifest) -> list[str]:
+    """The tables of a backup that are there and hold rows."""
+    keyspace = manifest.keyspace
+    absent = _absent(keyspace, manifest.elements, await structure_of(driver, keyspace))
+    tables = [one.name for one in manifest.elements if one.kind == TABLE and one not in absent]
+    return [table for table in tables if not await is_empty(driver, keyspace, table)]
+
+
+async def _prepared(
+    site: Site, manifest: Manifest, existing: Existing
+) -> tuple[list[Node], bool, int]:
+    """Make or empty the tables; who holds them, whether each keeps what it had, and copies."""
     keyspace = manifest.keyspace
     driver = await Driver.connect(superuser_settings(site))
     try:
+        full = await _full_tables(driver, manifest)
         there = await structure_of(driver, keyspace)
-        absent = _absent(keyspace, manifest.elements, there)
-        tables = [one.name for one in manifest.elements if one.kind == TABLE and one not in absent]
-        full = [table for table in tables if not await is_empty(driver, keyspace, table)]
-        if full and existing is Existing.REFUSE:
-            raise Conflict(
-                f"there are rows in {', '.join(f'{keyspace}.{table}' for table in full)}: say "
-                "whether they are replaced (--replace) or stay (--merge)"
-            )
-        await make(driver, absent)
+        await make(driver, _absent(keyspace, manifest.elements, there))
         if existing is Existing.REPLACE:
             for table in full:
                 await empty(driver, keyspace, table)
                 site.report(f"{keyspace}.{table}: emptied")
-        nodes = holders(site, (await replicas_by_keyspace(driver))[keyspace])
+        replicas = (await replicas_by_keyspace(driver))[keyspace]
+        nodes = holders(site, replicas)
         facts = {node.name: await node_facts(driver, node.client_address) for node in nodes}
         ring = {name: one.tokens for name, one in facts.items()}
         copies = _copies_in(await structure_of(driver, keyspace))
-        return nodes, ring == manifest.ring() and copies == _copies_in(manifest.elements)
+        is_in_place = ring == manifest.ring() and copies == _copies_in(manifest.elements)
+        return nodes, is_in_place, sum(replicas.values())
+    finally:
+        await driver.close()
+
+
+async def _renew_catalogues(site: Site) -> None:
+    """Let no gateway and no new channel take what is there now for what was there before."""
+    driver = await Driver.connect(superuser_settings(site))
+    try:
+        for keyspace, last_id in (await renew_catalogues(driver)).items():
+            site.report(f"{keyspace}: new channels get ids above {last_id}")
     finally:
         await driver.close()
 

@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from ndcass.cluster import lifecycle, process, ring
+from ndcass.cluster import lifecycle, nodetool, process, ring
 from ndcass.cluster.access import superuser_settings
+from ndcass.cluster.backup import backup, backup_together
 from ndcass.cluster.lifecycle import Action
 from ndcass.cluster.loader import known_settings
+from ndcass.cluster.restore import Existing, restore
 from ndcass.cluster.site import Site
 from ndcass.cluster.startup import NodeFailed, launch_node
 from ndcass.cluster.tls import with_certificates
-from ndcass.errors import ClusterError, StoreError
+from ndcass.errors import ClusterError, Conflict, StoreError
 from ndcass.store.cassandra.driver import ConnectSettings, Driver, TlsSettings
+from ndcass.store.cassandra.schema import Keyspace as SchemaKeyspace
+from ndcass.store.cassandra.schema import Keyspaces, apply_schema
 from tests.cassandra_nodes import CassandraNodes, nodes_or_skip
 from tests.ndcass.cluster.descriptions import local_cluster
 
@@ -137,6 +141,63 @@ def test_client_without_tls_or_with_another_authority_is_turned_away(
     tls = TlsSettings(other.security.client_tls.ca_file)
     with pytest.raises(StoreError):
         log_in(dataclasses.replace(own, tls=tls), "SELECT * FROM system.local")
+
+
+@pytest.mark.cassandra
+@pytest.mark.slow
+def test_two_tiers_are_saved_and_come_back_together(
+    secured: CassandraNodes, tmp_path: Path
+) -> None:
+    """With the schema of a gateway in them, and a channel that the backup does not know."""
+    site, own = secured.site, superuser_settings(secured.site)
+    hot, cold = SchemaKeyspace("hot", "ingest", 1), SchemaKeyspace("cold", "archive", 1)
+    on_ingest, on_archive = (node.client_address for node in secured.nodes)
+
+    async def make_tables() -> None:
+        driver = await Driver.connect(own)
+        await apply_schema(driver, Keyspaces(ingest=hot, archive=cold, meta=cold))
+        await driver.close()
+
+    asyncio.run(make_tables())
+    row = (
+        "INSERT INTO {}.cuboids (channel, pyramid, level, t, bucket, morton, kind, write_id, part)"
+        " VALUES ({}, 0, 0, 0, 0, 0, 0, 0x00, 0)"
+    )
+    state = "SELECT DISTINCT scope, version, last_channel_id FROM cold.catalog"
+    names = "INSERT INTO cold.catalog (scope, version, last_channel_id) VALUES ('catalog', {}, {})"
+    log_in(own, row.format("hot", 1), address=on_ingest)
+    log_in(own, row.format("cold", 2), address=on_archive)
+    log_in(own, names.format(7, 3), address=on_archive)
+    secured.said.clear()
+
+    backup(site, "hot", tmp_path / "one")
+    assert "cold not copied" in secured.said[-1]
+    made = backup_together(site, (), tmp_path / "copy")
+
+    assert {one.keyspace for one in made} == {"hot", "cold"}
+    taken = [line.split()[3] for line in secured.said if line.startswith("snapshot ndcass-")]
+    assert taken == ["hot", "hot", "cold"], "the tier that rows leave comes first"
+
+    log_in(own, row.format("hot", 90), address=on_ingest)
+    log_in(own, names.format(8, 90), address=on_archive)
+    with pytest.raises(Conflict, match=r"rows in cold\.catalog"):
+        restore(site, tmp_path / "copy")
+    restore(site, tmp_path / "copy", ["cold"], existing=Existing.REPLACE)
+
+    [(_, version, last_id)] = log_in(own, state, address=on_archive)
+    assert last_id == 90, "there are cuboids of it in the other tier"
+    assert isinstance(version, int)
+    assert version > 1 << 40
+    restore(site, tmp_path / "copy", existing=Existing.REPLACE)
+    channels = "SELECT DISTINCT channel, pyramid, level, t, bucket FROM {}.cuboids"
+    assert log_in(own, channels.format("hot"), address=on_ingest) == [(1, 0, 0, 0, 0)]
+    assert log_in(own, channels.format("cold"), address=on_archive) == [(2, 0, 0, 0, 0)]
+    [(_, later, last_id)] = log_in(own, state, address=on_archive)
+    assert last_id == 3
+    assert isinstance(later, int)
+    assert later > version, "no version is met again"
+    for node in secured.nodes:
+        assert "ndcass-" not in nodetool.ask(site, node, "listsnapshots")
 
 
 @pytest.mark.cassandra

@@ -113,6 +113,7 @@ class Change(Reads):
         self.version = version
         self.last_channel_id = last_channel_id or 0
         self.last_user_id = last_user_id or 0
+        self._skipped_versions = 0
         self._rows: dict[Key, Fields | None] = {}
 
     def put(self, key: Key, fields: Fields) -> None:
@@ -133,9 +134,18 @@ class Change(Reads):
         self.last_user_id += 1
         return self.last_user_id
 
+    def skip_versions(self, count: int) -> None:
+        """Leave out versions that there may have been, of a catalogue that is older now."""
+        self._skipped_versions = count
+
+    def skip_channel_ids(self, up_to: int) -> None:
+        """Give out no id up to this one from now on."""
+        self.last_channel_id = max(self.last_channel_id, up_to)
+
     @property
     def next_version(self) -> int:
-        return (self.version or 0) + 1
+        """The version that this change makes."""
+        return (self.version or 0) + 1 + self._skipped_versions
 
     def entries(self, change_id: str) -> list[Entry]:
         """The change as statements of one batch, signed with an id of its own."""

@@ -92,8 +92,25 @@ def test_half_made_backup_is_refused_before_nodes_are_asked(
 ) -> None:
     (tmp_path / "copy" / "local1").mkdir(parents=True)
 
-    assert main(["cluster", "restore", file, "k", "--from", str(tmp_path / "copy")]) == 1
+    line = ["cluster", "restore", file, "k", "--from", str(tmp_path / "copy")]
+    assert main([*line, "--gateways-stopped"]) == 1
     assert "half made" in capsys.readouterr().err
+
+
+def test_nothing_is_restored_below_running_gateways(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cluster", "restore", file, "k", "--from", str(tmp_path)]) == 2
+    assert "stop every `ndcass serve`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [[], ["k", "--all"]])
+@pytest.mark.parametrize("command", [["backup", "--to"], ["restore", "--from"]])
+def test_keyspaces_are_named_or_all(
+    file: str, tmp_path: Path, names: list[str], command: list[str]
+) -> None:
+    name, folder = command
+    assert main(["cluster", name, file, *names, folder, str(tmp_path / "copy")]) == 2
 
 
 def test_backup_does_not_write_where_something_is(

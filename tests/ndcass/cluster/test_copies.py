@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from ndcass.cluster.copies import (
+    LIST_NAME,
     MANIFEST_NAME,
     Manifest,
     NodeCopy,
     check_files,
     copy_file,
+    read_list,
     read_manifest,
+    write_list,
     write_manifest,
 )
 from ndcass.errors import ClusterError, CorruptValue, IncompatibleStore
@@ -99,3 +102,20 @@ def test_copy_never_overwrites(tmp_path: Path) -> None:
 
     with pytest.raises(FileExistsError):
         copy_file(source, tmp_path / "backup", "x")
+
+
+def test_backup_of_several_lists_its_keyspaces(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"half made: it has no keyspaces\.json"):
+        read_list(tmp_path)
+    write_list(tmp_path, ["hot", "backup"])
+
+    assert read_list(tmp_path) == ["hot", "backup"]
+    assert read_list(folder) is None, "that is one of a keyspace alone"
+
+
+@pytest.mark.parametrize("name", ["../hot", "", "a/b", 7])
+def test_list_names_no_folder_elsewhere(tmp_path: Path, name: object) -> None:
+    (tmp_path / LIST_NAME).write_text(json.dumps({"format": 1, "keyspaces": [name]}))
+
+    with pytest.raises(ClusterError, match="no keyspace"):
+        read_list(tmp_path)

@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -204,16 +206,16 @@ async def test_backup_comes_back_after_truncation_and_drop(site: Site, tmp_path:
     assert {node.name for node in made.nodes} == {"local1", "local2", "local3"}
 
     with pytest.raises(Conflict, match=r"rows in .*kept\.rows.*--replace.*--merge"):
-        await asyncio.to_thread(restore, site, KEYSPACE, folder)
+        await asyncio.to_thread(restore, site, folder)
     async with connected(site) as driver:
         await empty(driver, KEYSPACE, "rows")
     assert await stored(site) == set()
-    await asyncio.to_thread(restore, site, KEYSPACE, folder, existing=Existing.REPLACE)
+    await asyncio.to_thread(restore, site, folder, existing=Existing.REPLACE)
     assert await stored(site) == ALL
 
     async with connected(site) as driver:
         await driver.run(f"DROP KEYSPACE {KEYSPACE}")
-    await asyncio.to_thread(restore, site, KEYSPACE, folder)
+    await asyncio.to_thread(restore, site, folder)
     assert await stored(site) == ALL
     async with connected(site) as driver:  # and the index works
         rows = await driver.run(f"SELECT k FROM {KEYSPACE}.rows WHERE tag = 'tag1'")
@@ -232,10 +234,10 @@ async def test_damaged_or_half_made_backup_changes_nothing(site: Site, tmp_path:
     path.write_bytes(content)
 
     with pytest.raises(CorruptValue, match=path.name):
-        await asyncio.to_thread(restore, site, KEYSPACE, folder, existing=Existing.REPLACE)
+        await asyncio.to_thread(restore, site, folder, existing=Existing.REPLACE)
     (folder / "manifest.json").unlink()
     with pytest.raises(ClusterError, match="half made"):
-        await asyncio.to_thread(restore, site, KEYSPACE, folder, existing=Existing.REPLACE)
+        await asyncio.to_thread(restore, site, folder, existing=Existing.REPLACE)
 
     assert await stored(site) == ALL
     with pytest.raises(ClusterError, match="there already"):
@@ -282,6 +284,28 @@ async def test_added_node_fetches_its_share(grown: Site, cluster_: CassandraNode
         await asyncio.to_thread(membership.add, grown, "local4")
 
 
+async def test_decommission_that_lost_its_session_goes_on(grown: Site) -> None:
+    node = grown.cluster.nodes[3]
+    asked = subprocess.Popen(
+        nodetool.local_tool(grown, node).command(["decommission"]), env=dict(grown.environ)
+    )
+    try:
+        observer = grown.cluster.nodes[0]
+        deadline = time.monotonic() + 60
+        while nodetool.views_from(grown, [observer])[observer].get(node.address) == "UN":
+            assert time.monotonic() < deadline
+    finally:
+        asked.kill()
+        asked.wait()
+
+    await asyncio.to_thread(membership.decommission, grown, "local4", wipe=True)
+
+    assert "local4" not in load_state(grown.cluster).nodes
+    assert process.running(node) is None
+    assert await stored(grown) == ALL
+    await asyncio.to_thread(membership.add, grown, "local4")
+
+
 async def test_backup_fits_another_ring(
     grown: Site, cluster_: CassandraNodes, tmp_path: Path
 ) -> None:
@@ -296,7 +320,7 @@ async def test_backup_fits_another_ring(
     assert not full_directories(grown.cluster.nodes[3])
     assert (await status_of(site)).is_healthy
     assert await stored(site) == ALL
-    await asyncio.to_thread(restore, site, KEYSPACE, tmp_path / "four", existing=Existing.REPLACE)
+    await asyncio.to_thread(restore, site, tmp_path / "four", existing=Existing.REPLACE)
     assert await stored(site) == ALL
 
 
@@ -305,8 +329,38 @@ async def test_no_node_leaves_that_copies_need(site: Site) -> None:
         await asyncio.to_thread(membership.decommission, site, "local3")
 
 
-async def test_dead_node_is_replaced(site: Site, cluster_: CassandraNodes) -> None:
-    dead = site.cluster.nodes[0]  # a seed, which would not fetch anything by itself
+@pytest.fixture
+async def shared_with_one(site: Site) -> int:
+    """The key of a row that the first two nodes have acknowledged, and the third never got."""
+    one, two, three = site.cluster.nodes
+    k = ROWS + 1
+    nodetool.ask_all(site, [one, two], "disablehandoff")
+    await asyncio.to_thread(operations.stop, site, three.name)
+    async with connected(site) as driver:
+        insert = await driver.prepare(
+            "INSERT INTO rows (k, tag, v) VALUES (?, ?, ?)",
+            keyspace=KEYSPACE,
+            data_centre=DATA_CENTRE,
+        )
+        values = (k, "rare", PAYLOAD)
+        await driver.execute(insert, values, consistency=Consistency.LOCAL_QUORUM)
+    await asyncio.to_thread(operations.start, site, three.name)
+    nodetool.ask(site, two, "enablehandoff")
+    return k
+
+
+def has_row(site: Site, node: Node, k: int) -> bool:
+    """Whether a node itself has a row."""
+    nodetool.ask(site, node, "flush", KEYSPACE, "rows")
+    return "-Data.db" in nodetool.ask(site, node, "getsstables", KEYSPACE, "rows", str(k))
+
+
+async def test_dead_node_is_replaced(
+    site: Site, cluster_: CassandraNodes, shared_with_one: int
+) -> None:
+    dead, two, three = site.cluster.nodes  # a seed, which would not fetch anything by itself
+    assert has_row(site, two, shared_with_one)
+    assert not has_row(site, three, shared_with_one)
     with pytest.raises(ClusterError, match="local1 runs"):
         await asyncio.to_thread(membership.replace, site, "local1")
     cluster_.kill(dead)
@@ -314,12 +368,28 @@ async def test_dead_node_is_replaced(site: Site, cluster_: CassandraNodes) -> No
     with pytest.raises(ClusterError, match="local1 had data in"):
         await asyncio.to_thread(operations.start, site, "local1")
 
-    await asyncio.to_thread(membership.replace, site, "local1", with_repair=True)
+    await asyncio.to_thread(membership.replace, site, "local1")
 
     assert (await status_of(site)).is_healthy
     assert await stored(site) == ALL
-    held = full_directories(dead)[0].glob(f"{KEYSPACE}/rows-*/*-Data.db")
-    assert sum(path.stat().st_size for path in held) > 0
+    # Whichever of the two it was fetched from, and whichever two are a quorum.
+    assert [has_row(site, node, shared_with_one) for node in site.cluster.nodes] == [True] * 3
+
+
+async def test_only_copy_is_not_wiped(site: Site, cluster_: CassandraNodes) -> None:
+    node = site.cluster.nodes[2]
+    async with connected(site) as driver:
+        await driver.run(
+            "CREATE KEYSPACE single WITH replication = "
+            f"{{'class': 'NetworkTopologyStrategy', '{DATA_CENTRE}': 1}}"
+        )
+    cluster_.kill(node)
+    with pytest.raises(ClusterError, match="keyspace single has one copy in local"):
+        await asyncio.to_thread(membership.replace, site, node.name)
+    assert full_directories(node)
+    async with connected(site) as driver:
+        await driver.run("DROP KEYSPACE single")
+    await asyncio.to_thread(operations.start, site, node.name)
 
 
 async def test_node_that_does_not_start_is_told_with_its_log(
