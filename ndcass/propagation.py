@@ -94,8 +94,8 @@ async def start(stores: Stores, channel: Channel) -> Job:
 async def _reset(stores: Stores, channel: Channel) -> None:
     if not await change_state(stores, channel.id, PROPAGATED, NOT_PROPAGATED):
         raise Conflict(f"the state of channel {channel.channel_name} was changed meanwhile")
-    # Its levels are not read any more, and are all marked when they are built again.
-    await stores.stale.delete_channel(channel.id)
+    # Marks stay: its levels are not read any more, and taking marks away could meet those of the
+    # next build.
 
 
 async def change_state(stores: Stores, channel_id: int, now: int, to: int) -> bool:
@@ -139,9 +139,23 @@ async def cancel_job(stores: Stores, job_id: str) -> bool:
     """
     job = await stores.jobs.job(job_id)
     was_open = await stores.jobs.cancel(job_id)
-    if was_open and job.kind == PROPAGATE_JOB:
-        await change_state(stores, job.channel_id, UNDER_PROPAGATION, NOT_PROPAGATED)
+    if job.kind == PROPAGATE_JOB:
+        await reset_abandoned(stores, job.channel_id)
     return was_open
+
+
+async def reset_abandoned(stores: Stores, channel_id: int) -> None:
+    """Let a channel be not propagated whose jobs have ended without noting how.
+
+    One that was made with state 1, and never built, stays.
+    """
+    channel = await stores.catalog.live_channel(channel_id)
+    if channel is None or channel.propagate != UNDER_PROPAGATION:
+        return
+    jobs = await stores.jobs.jobs(channel_id=channel_id)
+    states = [job.state for job in jobs if job.kind == PROPAGATE_JOB]
+    if states and not any(state in _OPEN_STATES for state in states):
+        await change_state(stores, channel_id, UNDER_PROPAGATION, NOT_PROPAGATED)
 
 
 async def geometry_of(stores: Stores, channel: Channel) -> Geometry:

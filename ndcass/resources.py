@@ -197,9 +197,8 @@ async def update_channel(
     is_other = _differ(channel, changed, FIXED_TYPE)
     if is_other:
         await _check_empty(stores, channel, FIXED_TYPE)
-    if changed.propagate != channel.propagate or (
-        channel.propagate and changed.resolution != channel.resolution
-    ):
+    # A build from another base would take what is stored now for levels to be replaced.
+    if _differ(channel, changed, FIXED_PYRAMID):
         await _check_empty(stores, channel, FIXED_PYRAMID)
     # As for a dataset: a write that is under way ends under the old id.
     return await stores.catalog.update_channel(changed, expected=channel, new_id=is_other)

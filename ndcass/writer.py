@@ -44,6 +44,7 @@ class CutoutWriter:
         self._op = op
         self._usage = usage
         self._channels: dict[int, Channel] = {}
+        self._marked: set[int] = set()  # channels whose levels this write marks
         self._written: list[tuple[Place, int, Box]] = []
         self._entries = IndexEntries(stores.labels)
 
@@ -111,24 +112,35 @@ class CutoutWriter:
         """
         began = time.perf_counter()
         for channel in self._channels.values():
-            if channel.propagate != NOT_PROPAGATED:
+            # Levels may have been built since this write began: then it marks as one of after.
+            live = await self._live(channel)
+            if live.propagate != NOT_PROPAGATED or channel.propagate != NOT_PROPAGATED:
                 self._batch.mark_stale(await self._derived(channel))
+                self._marked.add(channel.id)
         await self._entries.append()
         await self._batch.commit()
         await self._entries.append_late()
         for channel in self._channels.values():
-            live = await self._stores.catalog.live_channel(channel.id)
-            if live is None:
+            try:
+                live = await self._live(channel)
+            except NotFound:
                 await self._batch.strand()
-                raise NotFound(
-                    "the channel was deleted, or its type or geometry changed, while it was "
-                    "written to: what was written into it is lost"
-                )
+                raise
             # A pyramid that was begun before this moment may have been built without what was
             # written; one that is begun later is not.
-            if live.propagate != NOT_PROPAGATED and channel.propagate == NOT_PROPAGATED:
+            if live.propagate != NOT_PROPAGATED and channel.id not in self._marked:
                 await self._stores.stale.mark(await self._derived(channel))
         self._usage.store_s += time.perf_counter() - began
+
+    async def _live(self, channel: Channel) -> Channel:
+        """A channel as it is now."""
+        live = await self._stores.catalog.live_channel(channel.id)
+        if live is None:
+            raise NotFound(
+                "the channel was deleted, or its type or geometry changed, while it was "
+                "written to: what was written into it is lost"
+            )
+        return live
 
     async def _derived(self, channel: Channel) -> set[CuboidAddress]:
         """The cuboids that derive from what was written into a channel."""

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from ndcass.concurrency import CPU_CORES, bounded_map, run_cpu
 from ndcass.downsample import Rule, downsample
-from ndcass.errors import NotFound, StoreError
+from ndcass.errors import CorruptValue, NotFound, StoreError
 from ndcass.geometry import Box, Geometry, Zyx
 from ndcass.jobs.runner import JobLost, Progress, is_passing
 from ndcass.label_index import IndexEntries
@@ -45,15 +45,15 @@ from ndcass.model import (
     Channel,
 )
 from ndcass.place import Place, Slab
-from ndcass.propagation import change_state, geometry_of
+from ndcass.propagation import change_state, geometry_of, reset_abandoned
 from ndcass.pyramid import Stage, stages
 from ndcass.store.base import (
-    PLAIN,
     REFRESH_JOB,
     CuboidAddress,
     CuboidBatch,
     CuboidWrite,
     Job,
+    JobState,
     StaleMark,
     Stores,
 )
@@ -72,6 +72,8 @@ STEP_BYTES = 2 << 20
 # How often all marks are looked at, and how soon again if that failed.
 SWEEP_EVERY_S = 10.0
 RETRY_S = 1.0
+# A refresh that failed is not begun again before, unless somebody edits the channel.
+FAILED_AGAIN_S = 3600.0
 # Edits of a channel that come within this share a job.
 GATHER_S = 0.1
 # A note of progress is a transaction; more often nobody looks.
@@ -105,11 +107,11 @@ async def propagate_channel(
     await change_state(stores, channel.id, NOT_PROPAGATED, UNDER_PROPAGATION)
     try:
         await _build_all(stores, channel, job, progress, turn)
+        await change_state(stores, channel.id, UNDER_PROPAGATION, PROPAGATED)
     except Exception as error:
         if not (isinstance(error, JobLost | NotFound) or is_passing(error)):
             await change_state(stores, channel.id, UNDER_PROPAGATION, NOT_PROPAGATED)
         raise
-    await change_state(stores, channel.id, UNDER_PROPAGATION, PROPAGATED)
     if await stores.stale.counts(channel.id):
         await stores.jobs.submit_once(REFRESH_JOB, channel.id)
 
@@ -121,11 +123,12 @@ async def refresh_channel(
     channel = await stores.catalog.live_channel(job.channel_id)
     if channel is None or channel.propagate != PROPAGATED:
         return
-    work = _Work(stores, channel, await geometry_of(stores, channel), turn)
+    work = _Work(stores, channel, await geometry_of(stores, channel), turn, {})
     note = _Notes(progress, job)
     while await _round(work, note):
         pass
     await note.now()
+    work.check_damage()
 
 
 async def refresh_stale(stores: Stores, stop: asyncio.Event) -> None:
@@ -137,27 +140,50 @@ async def refresh_stale(stores: Stores, stop: asyncio.Event) -> None:
     looked_s = -SWEEP_EVERY_S
     submitted_s: dict[int, float] = {}
     waiting: set[int] = set()
+    found: set[int] = set()  # those of `waiting` that nobody has just edited
     with stores.stale.bell.listener() as listener:
         while not stop.is_set():
             now_s = time.monotonic()
             gathered_s = (submitted_s.get(channel_id, 0.0) + GATHER_S for channel_id in waiting)
             due_s = min([looked_s + SWEEP_EVERY_S, *gathered_s])
-            waiting |= await listener.wait(max(0.0, due_s - now_s), stop=stop)
+            edited = await listener.wait(max(0.0, due_s - now_s), stop=stop)
+            waiting |= edited
+            found -= edited
             now_s = time.monotonic()
             submitted_s = {c: at_s for c, at_s in submitted_s.items() if at_s + GATHER_S > now_s}
             try:
                 if now_s >= looked_s + SWEEP_EVERY_S:
-                    waiting |= {*await stores.stale.channels()}
+                    found = {*await stores.stale.channels()} - waiting
+                    waiting |= found
                     looked_s = now_s
                 for channel_id in waiting - submitted_s.keys():
                     waiting.discard(channel_id)
                     submitted_s[channel_id] = now_s
-                    channel = await stores.catalog.live_channel(channel_id)
-                    if channel is not None and channel.propagate == PROPAGATED:
-                        await stores.jobs.submit_once(REFRESH_JOB, channel_id)
+                    await _submit_refresh(stores, channel_id, found=channel_id in found)
             except StoreError as error:  # the marks stay, and are found by the next look
                 log.warning("no refresh could be submitted: %s", error)
                 await listener.wait(RETRY_S, stop=stop)
+
+
+async def _submit_refresh(stores: Stores, channel_id: int, *, found: bool) -> None:
+    """Have a channel refreshed that has marks; `found` if a look at all marks has found them."""
+    channel = await stores.catalog.live_channel(channel_id)
+    if channel is None:
+        return
+    if channel.propagate == UNDER_PROPAGATION and found:
+        await reset_abandoned(stores, channel_id)
+    if channel.propagate != PROPAGATED or (found and await _failed_lately(stores, channel_id)):
+        return
+    await stores.jobs.submit_once(REFRESH_JOB, channel_id)
+
+
+async def _failed_lately(stores: Stores, channel_id: int) -> bool:
+    """Whether the last refresh failed, which one more would do at once."""
+    jobs = await stores.jobs.jobs(channel_id=channel_id)
+    last = next((job for job in jobs if job.kind == REFRESH_JOB), None)
+    if last is None or last.state is not JobState.FAILURE:
+        return False
+    return time.time() - last.created_s < FAILED_AGAIN_S
 
 
 async def _channel_of(stores: Stores, job: Job) -> Channel:
@@ -174,7 +200,7 @@ async def _build_all(
     stores: Stores, channel: Channel, job: Job, progress: Progress, turn: Turn
 ) -> None:
     geometry = await geometry_of(stores, channel)
-    work = _Work(stores, channel, geometry, turn)
+    work = _Work(stores, channel, geometry, turn, {})
     note = _Notes(progress, job)
     if not job.detail.get("marked"):
         await _mark_all(work, note)
@@ -188,6 +214,7 @@ async def _build_all(
         if not await _round(work, note):
             break
     await note.now()
+    work.check_damage()
 
 
 async def _mark_all(work: "_Work", note: "_Notes") -> None:
@@ -227,6 +254,13 @@ class _Work(NamedTuple):
     channel: Channel
     geometry: Geometry
     turn: Turn
+    damage: dict[CuboidAddress, str]
+    """Why cuboids could not be rebuilt: a source of theirs is damaged. Their marks stay."""
+
+    def check_damage(self) -> None:
+        """CorruptValue if some cuboids were left as they are."""
+        if self.damage:
+            raise CorruptValue(f"{next(iter(self.damage.values()))} ({len(self.damage)} in all)")
 
     @property
     def few(self) -> int:
@@ -249,9 +283,11 @@ async def _round(work: _Work, note: "_Notes") -> int:
     # What is rebuilt marks what derives from it, but that is marked already.
     counts = await work.stores.stale.counts(work.channel.id)
     if 0 < sum(counts.values()) <= work.few:
-        done = await _rebuild_together(work, counts)
-        note.done += done
-        return done
+        # If a source is damaged, the others are rebuilt one by one.
+        with contextlib.suppress(CorruptValue):
+            done = await _rebuild_together(work, counts)
+            note.done += done
+            return done
     for stage in stages(work.geometry, work.channel.resolution):
         if not counts.get((pyramid_of(stage), stage.level.level)):
             continue
@@ -269,7 +305,21 @@ async def _rebuilt(work: _Work, stage: Stage) -> AsyncIterator[int]:
     )
     async for page in scan:
         for first in range(0, len(page), UNIT_CUBOIDS):
-            yield await _rebuild(work, stage, page[first : first + UNIT_CUBOIDS])
+            marks = [m for m in page[first : first + UNIT_CUBOIDS] if m.address not in work.damage]
+            try:
+                yield await _rebuild(work, stage, marks)
+            except CorruptValue:
+                for mark in marks:
+                    yield await _rebuild_alone(work, stage, mark)
+
+
+async def _rebuild_alone(work: _Work, stage: Stage, mark: StaleMark) -> int:
+    """Rebuild one cuboid, or note that it cannot be."""
+    try:
+        return await _rebuild(work, stage, [mark])
+    except CorruptValue as error:
+        work.damage[mark.address] = str(error)
+        return 0
 
 
 async def _rebuild_together(work: _Work, counts: Mapping[tuple[int, int], int]) -> int:
@@ -311,7 +361,7 @@ async def _rebuild_together(work: _Work, counts: Mapping[tuple[int, int], int]) 
 async def _rebuild(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> int:
     """Rebuild some cuboids whose sources are fresh; how many those are."""
     stale = work.stores.stale
-    if await _is_old_below(work, stage):
+    if stage.source.level != work.channel.resolution:
         sources = {mark.address: sources_of(stage, mark.address) for mark in marks}
         old = await stale.marked({source for found in sources.values() for source in found})
         marks = [mark for mark in marks if old.isdisjoint(sources[mark.address])]
@@ -342,16 +392,6 @@ async def _add(
     await batch.add(writes)
     if work.channel.is_annotation:
         await entries.note(writes)
-
-
-async def _is_old_below(work: _Work, stage: Stage) -> bool:
-    """Whether anything is marked at the level that a stage is made from."""
-    level = stage.source.level
-    if level == work.channel.resolution:
-        return False
-    async for page in work.stores.stale.scan(work.channel.id, pyramid=PLAIN, level=level):
-        return bool(page)
-    return False
 
 
 def _steps(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> Iterator[Sequence[StaleMark]]:

@@ -123,7 +123,7 @@ async def test_a_delete_that_failed_half_way_can_be_run_again(
 
 
 @pytest.mark.usefixtures("project")
-async def test_a_write_that_ends_after_its_channels_deletion_leaves_nothing(stores: Stores) -> None:
+async def test_a_write_into_a_channel_that_is_gone_is_not_even_stored(stores: Stores) -> None:
     channel = await filled_channel(stores, "em")
     level = (await stores.catalog.dataset("brain")).level(0)
     async with cutout_writer(stores) as writer:
@@ -132,6 +132,31 @@ async def test_a_write_that_ends_after_its_channels_deletion_leaves_nothing(stor
         await stores.catalog.delete_channel("proj", "em")
         [deletion] = await stores.jobs.jobs()
         await run_until_ended(stores, deletion.id)
+        with pytest.raises(NotFound):
+            await writer.commit()
+    assert await parts_of(stores, channel.id) == (0, 0, 0, 0, 0)
+
+
+@pytest.mark.usefixtures("project")
+async def test_a_write_that_ends_after_its_channels_deletion_leaves_nothing(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = await filled_channel(stores, "em")
+    level = (await stores.catalog.dataset("brain")).level(0)
+    async with cutout_writer(stores) as writer:
+        voxels = np.ones((2, 2, 2), dtype="<u4")
+        await writer.write(Place(channel, level), 0, Box((0, 0, 0), (2, 2, 2)), voxels)
+        await stores.catalog.delete_channel("proj", "em")
+        [deletion] = await stores.jobs.jobs()
+        await run_until_ended(stores, deletion.id)
+        live_channel = stores.catalog.live_channel
+
+        async def deleted_next(channel_id: int) -> Channel:
+            """As whoever asked just before the channel was deleted has heard."""
+            monkeypatch.setattr(stores.catalog, "live_channel", live_channel)
+            return channel
+
+        monkeypatch.setattr(stores.catalog, "live_channel", deleted_next)
         with pytest.raises(NotFound):
             await writer.commit()
     assert (await parts_of(stores, channel.id))[0] == 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ndcass import propagation
 from ndcass.downsample import Rule
 from ndcass.errors import Conflict, CorruptValue, NotFound, StoreUnavailable
 from ndcass.geometry import Box
@@ -26,9 +27,10 @@ from ndcass.propagation import (
     set_propagation,
 )
 from ndcass.pyramid import stages
-from ndcass.store.base import PLAIN, REFRESH_JOB, Job, JobState, Stores
+from ndcass.store.base import PLAIN, REFRESH_JOB, CuboidAddress, Job, JobState, Stores
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
+from ndcass.volume import read_slabs
 from ndcass.writer import write_box
 from tests.pyramids import recomputed, stored, whole, wrong_levels
 
@@ -326,7 +328,8 @@ async def test_a_failure_is_noted_and_the_channel_is_not_propagated(
     with monkeypatch.context() as patch:
         patch.setattr(pyramid, "_writes", fail)
         job = await volume.propagate()
-    assert (job.state, job.error) == (JobState.FAILURE, "cuboid 5 is damaged")
+    assert job.state == JobState.FAILURE
+    assert job.error.startswith("cuboid 5 is damaged (")
     assert volume.channel.propagate == 0
     assert (await volume.propagate()).state == JobState.SUCCESS
     assert await volume.wrong() == []
@@ -410,6 +413,113 @@ async def test_a_cancelled_build_leaves_a_channel_that_is_not_propagated(stores:
         await pyramid.propagate_channel(stores, job, lost)
 
 
+async def test_giving_levels_up_takes_no_marks_of_the_next_build_away(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = await volume_of(stores)
+    await volume.write()
+    await volume.propagate()
+    change = propagation.change_state
+
+    async def and_meanwhile(stores: Stores, channel_id: int, now: int, to: int) -> bool:
+        done = await change(stores, channel_id, now, to)
+        monkeypatch.setattr(propagation, "change_state", change)
+        await volume.write(Box((0, 0, 0), (2, 40, 40)))  # which marks nothing in state 0
+        await set_propagation(stores, [await volume.now()], [1])
+        [job, *_] = await stores.jobs.jobs()
+        work = pyramid._Work(stores, volume.channel, volume.geometry, pyramid.at_once, {})
+        await pyramid._mark_all(work, pyramid._Notes(_nowhere, job))
+        return done
+
+    monkeypatch.setattr(propagation, "change_state", and_meanwhile)
+    await set_propagation(stores, [volume.channel], [0])
+    assert await volume.stale() > 0
+    await volume.finished()
+    assert volume.channel.propagate == 2
+    assert await volume.wrong() == []
+
+
+async def test_a_write_marks_in_its_commit_what_was_built_since_it_began(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = await volume_of(stores, dataset=TALL)
+    await volume.write()
+    before = volume.base
+    await volume.propagate()
+
+    async def fails(addresses: Any) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(stores.stale, "mark", fails)
+    box = Box((0, 0, 0), (3, 50, 50))
+    await write_box(stores, before, 0, box, volume.random(box), op=WriteOp.REPLACE)
+    assert await volume.stale() == 3
+
+
+async def test_a_build_whose_cancellation_stopped_half_way_is_cancelled_again(
+    stores: Stores,
+) -> None:
+    volume = await volume_of(stores)
+    await set_propagation(stores, [volume.channel], [1])
+    [job] = await stores.jobs.jobs()
+    await stores.jobs.cancel(job.id)  # and whoever did it died
+    assert (await volume.now()).propagate == 1
+    assert not await cancel_job(stores, job.id)
+    assert (await volume.now()).propagate == 0
+
+
+async def test_a_channel_whose_build_ended_without_a_word_is_found(stores: Stores) -> None:
+    volume = await volume_of(stores)
+    await volume.write()
+    await set_propagation(stores, [volume.channel], [1])
+    await stores.stale.mark([CuboidAddress(volume.channel.id, PLAIN, 1, 0, 0)])
+    [job] = await stores.jobs.jobs()
+    await stores.jobs.cancel(job.id)
+    async with refreshing(stores), asyncio.timeout(30):
+        while (await volume.now()).propagate:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_damaged_cuboid_keeps_no_other_from_being_rebuilt(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = await volume_of(stores)
+    await volume.write()
+    await volume.propagate()
+    boxes = [Box((0, 0, 0), (2, 40, 40)), Box((0, 200, 200), (2, 240, 240))]
+    for box in boxes:
+        await volume.write(box)
+
+    async def damaged(cuboids: Any, slabs: Any, *, usage: Any) -> None:
+        for slab, _ in slabs:
+            if slab.place.level.level == 0 and slab.box.start_zyx == (0, 0, 0):
+                raise CorruptValue("cuboid 0 is damaged")
+        await read_slabs(cuboids, slabs, usage=usage)
+
+    marked = await volume.stale()
+    with monkeypatch.context() as patch:
+        patch.setattr(pyramid, "read_slabs", damaged)
+        job = await volume.refresh()
+    assert job.state == JobState.FAILURE
+    assert job.error.startswith("cuboid 0 is damaged (")
+    assert 0 < await volume.stale() < marked
+    assert (await volume.refresh()).state == JobState.SUCCESS
+    assert await volume.wrong() == []
+
+
+async def test_a_refresh_that_failed_is_not_begun_again_and_again(stores: Stores) -> None:
+    volume = await volume_of(stores, propagate=2)
+    await volume.write(Box((0, 0, 0), (2, 40, 40)))
+    await stores.jobs.submit_once(REFRESH_JOB, volume.channel.id)
+    claimed = await stores.jobs.claim([REFRESH_JOB], owner="w", lease_s=60)
+    assert claimed is not None
+    await stores.jobs.finish(claimed.id, owner="w", error="damaged")
+    await pyramid._submit_refresh(stores, volume.channel.id, found=True)
+    assert len(await stores.jobs.jobs()) == 1
+    await pyramid._submit_refresh(stores, volume.channel.id, found=False)
+    assert len(await stores.jobs.jobs()) == 2
+
+
 async def test_a_deleted_channel_is_not_built(stores: Stores) -> None:
     volume = await volume_of(stores)
     await set_propagation(stores, [volume.channel], [1])
@@ -429,7 +539,7 @@ async def test_a_level_is_not_made_of_an_old_one(stores: Stores) -> None:
     await volume.write()
     await volume.propagate()
     await volume.write(Box((0, 0, 0), (2, 40, 40)))
-    work = pyramid._Work(stores, volume.channel, volume.geometry, pyramid.at_once)
+    work = pyramid._Work(stores, volume.channel, volume.geometry, pyramid.at_once, {})
     first, second, _ = [s for s in stages(volume.geometry, 0) if not s.neariso]
     before = await stored(stores, volume.channel, second)
     assert [count async for count in pyramid._rebuilt(work, second)] == [0]

@@ -216,7 +216,7 @@ async def test_the_state_of_a_channel_with_voxels_is_no_field_to_be_set(volume: 
     assert (await volume.request("PUT", path, user="ann", json={"propagate": 2})).status == 200
     assert (await volume.request("PUT", path, user="ann", json={"propagate": 0})).status == 200
     assert await post(volume, 7) == 200
-    for fields in ({"propagate": 2}, {"downsampling": "mean"}):
+    for fields in ({"propagate": 2}, {"downsampling": "mean"}, {"resolution": 1}):
         refused = await volume.request("PUT", path, user="ann", json=fields)
         assert refused.status == 409
     assert await text(volume, "img/getPropagate/") == "0"
