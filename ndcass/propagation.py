@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from ndcass.concurrency import run_cpu
 from ndcass.errors import Conflict, InvalidRequest, NotFound, ReadOnly
 from ndcass.geometry import Box, Geometry
 from ndcass.model import NOT_PROPAGATED, PROPAGATED, UNDER_PROPAGATION, Channel
 from ndcass.place import Place
-from ndcass.pyramid import cuboids_of, stages
-from ndcass.store.base import Job, JobState, Stores
+from ndcass.pyramid import cuboid_count, each_cuboid, stages
+from ndcass.store.base import CuboidAddress, Job, JobState, Stores
 from ndcass.store.derived import pyramid_of
 
 # The job that builds all levels of a channel.
@@ -186,15 +187,21 @@ async def is_fresh(
         return None
     if await is_being_built(stores, channel):
         return False
-    codes = cuboids_of(box, level.cuboid_zyx)
-    if len(codes) * len(times) > ASKED:
+    is_large = cuboid_count(box, level.cuboid_zyx) * len(times) > ASKED
+    if is_large:
         counts = await stores.stale.counts(channel.id)
         if not counts.get((place.pyramid, level.level)):
             return True
     addresses = (
-        place.address(channel.starttime if t is None else t, code) for t in times for code in codes
+        place.address(channel.starttime if t is None else t, code)
+        for t in times
+        for code in each_cuboid(box, level.cuboid_zyx)
     )
-    while some := list(islice(addresses, ASKED)):
+
+    def next_addresses() -> list[CuboidAddress]:
+        return list(islice(addresses, ASKED))
+
+    while some := await run_cpu(next_addresses) if is_large else next_addresses():
         if await stores.stale.marked(some):
             return False
     return True

@@ -7,6 +7,7 @@ step. Boxes are stored boxes; cuboids are named by their Morton codes. How voxel
 ``downsample.py``.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,6 +17,9 @@ import numpy.typing as npt
 
 from ndcass import morton
 from ndcass.geometry import Box, Geometry, Level, Zyx, level_of
+
+# Cuboids of a box whose codes are computed at once.
+_CODES_HELD = 4096
 
 
 class Stage(NamedTuple):
@@ -114,16 +118,35 @@ def derived_codes(stage: Stage, codes: npt.NDArray[np.uint64]) -> npt.NDArray[np
 
 def cuboids_of(box: Box, cuboid_zyx: Zyx) -> Sequence[int]:
     """Morton codes of the cuboids that a box touches, in no particular order."""
-    spans = [
+    return list(each_cuboid(box, cuboid_zyx))
+
+
+def cuboid_count(box: Box, cuboid_zyx: Zyx) -> int:
+    """How many cuboids a box touches."""
+    return math.prod(map(len, _grid_spans(box, cuboid_zyx)))
+
+
+def each_cuboid(box: Box, cuboid_zyx: Zyx) -> Iterator[int]:
+    """As `cuboids_of`, one after the other: never more than some of them are held."""
+    spans = _grid_spans(box, cuboid_zyx)
+    shape = tuple(map(len, spans))
+    count = math.prod(shape)
+    first = (spans[0][0], spans[1][0], spans[2][0])
+    if count == 1:
+        yield morton.encode(first)
+        return
+    for begin in range(0, count, _CODES_HELD):
+        places = np.arange(begin, min(begin + _CODES_HELD, count))
+        grid = np.stack(np.unravel_index(places, shape), axis=1) + np.array(first)
+        yield from map(int, morton.encode_many(grid.astype(np.uint64)))
+
+
+def _grid_spans(box: Box, cuboid_zyx: Zyx) -> tuple[range, ...]:
+    """The positions of the cuboids that a box touches, on each axis."""
+    return tuple(
         range(start // size, -(-stop // size))
         for start, stop, size in zip(box.start_zyx, box.stop_zyx, cuboid_zyx, strict=True)
-    ]
-    zs, ys, xs = spans
-    if len(zs) == len(ys) == len(xs) == 1:
-        return [morton.encode((zs[0], ys[0], xs[0]))]
-    mesh = np.meshgrid(*(np.arange(s.start, s.stop, dtype=np.uint64) for s in spans), indexing="ij")
-    codes = morton.encode_many(np.stack([axis.ravel() for axis in mesh], axis=1))
-    return [int(code) for code in codes]
+    )
 
 
 def _within(start_zyx: Zyx, stop_zyx: Zyx, size_zyx: Zyx) -> Box | None:

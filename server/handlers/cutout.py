@@ -58,7 +58,6 @@ async def read_cutout(request: web.Request, match: Match) -> web.StreamResponse:
     view = await open_token(request, match.token, write=False)
     cutout = resolve(view, match.channels, parse_volume(match.tail))
     check_channels(cutout, match.service)
-    await note_cutout(request, cutout)
     if _is_small(request, match, cutout):
         return await _send_small(request, match, cutout)
     if match.service == "jpeg":  # shows the first channel only
@@ -91,6 +90,7 @@ def _is_small(request: web.Request, match: Match, cutout: Cutout) -> bool:
 
 async def _send_small(request: web.Request, match: Match, cutout: Cutout) -> VoxelResponse:
     """A small answer in one piece, which spares it the machinery of a stream."""
+    await note_cutout(request, cutout)
     (place,), (t,) = cutout.places, cutout.times
     assert place is not None  # resolve() refuses a zero channel in first place
     channel = place.channel
@@ -121,6 +121,7 @@ async def _send_stream(
     dtype = cutout.first.dtype
     layout = cutout.layout(transform.dtype(dtype))
     _check_size(layout.nbytes, request.app[SETTINGS].server.max_cutout_bytes)
+    await note_cutout(request, cutout)
     encoder = encoding(_encoding(request, match.service), _encoder(match.service, layout))
     headers = _headers(match, cutout, encoder.suffix)
     if encoder.content_encoding is not None:
@@ -173,6 +174,7 @@ async def _send_whole(
         sent = [DIFF_DTYPE] * len(sent)
     size = math.prod(cutout.shape) * max(dtype.itemsize for dtype in sent)
     _check_size(size, request.app[SETTINGS].server.max_whole_bytes)
+    await note_cutout(request, cutout)
     async with request.app[MEMORY].hold(WHOLE_MEMORY * size):
         arrays = [
             await run_cpu(transform.apply, await _read_whole(request, cutout, place))

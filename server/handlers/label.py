@@ -54,13 +54,13 @@ async def read_ids(request: web.Request, match: Match) -> web.StreamResponse:
     cutout = resolve(view, match.channels, parse_volume(match.tail))
     channel = _one_annotation(place.channel if place else None for place in cutout.places)
     transform = Transform.of(channel, cutout.params._replace(window=None))
-    await note_cutout(request, cutout)
     usage = exchange_of(request).usage
     usage.check_source(source_bytes(cutout.places, cutout.box, len(cutout.times)))
     size = cutout.box.voxels * len(cutout.times) * channel.dtype.itemsize
     limit = request.app[SETTINGS].server.max_cutout_bytes
     if size > limit:
         raise TooLarge("box", asked=size, limit=limit)
+    await note_cutout(request, cutout)
     slabs = plan_answer(
         cutout.places,
         cutout.times,

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from ndcass import morton
 from ndcass.geometry import Box, Geometry, Zyx, level_of
-from ndcass.pyramid import child_stages, cuboids_of, derived_codes, descendants, stages
+from ndcass.pyramid import (
+    child_stages,
+    cuboid_count,
+    cuboids_of,
+    derived_codes,
+    descendants,
+    each_cuboid,
+    stages,
+)
 
 
 def geometry(
@@ -164,3 +172,14 @@ def _last(box: Box) -> Zyx:
 
 def _holds(box: Box, point: tuple[int, ...]) -> bool:
     return all(a <= p < b for a, p, b in zip(box.start_zyx, point, box.stop_zyx, strict=True))
+
+
+@given(boxes((40, 900, 900)), st.sampled_from([(1, 3, 5), (16, 64, 64), (64, 64, 64)]))
+def test_the_cuboids_of_a_box_are_counted_without_listing_them(box: Box, cuboid: Zyx) -> None:
+    assert cuboid_count(box, cuboid) == len(set(cuboids_of(box, cuboid)))
+
+
+def test_the_cuboids_of_the_largest_box_come_one_by_one() -> None:
+    box = Box((0, 0, 0), (1 << 20, 1 << 26, 1 << 26))
+    found = list(itertools.islice(each_cuboid(box, (16, 128, 128)), 10_000))
+    assert len(set(found)) == len(found) == 10_000

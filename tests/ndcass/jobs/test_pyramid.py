@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import tracemalloc
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ndcass import propagation
+from ndcass import morton, propagation
 from ndcass.downsample import Rule
 from ndcass.errors import Conflict, CorruptValue, NotFound, StoreUnavailable
 from ndcass.geometry import Box
@@ -26,7 +27,7 @@ from ndcass.propagation import (
     is_fresh,
     set_propagation,
 )
-from ndcass.pyramid import stages
+from ndcass.pyramid import cuboid_count, stages
 from ndcass.store.base import PLAIN, REFRESH_JOB, CuboidAddress, Job, JobState, Stores
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
@@ -270,6 +271,23 @@ async def test_what_is_old_is_said_to_be(stores: Stores) -> None:
     assert await is_fresh(stores, volume.base, [None], edited) is None
     await volume.refresh()
     assert await is_fresh(stores, place, [None], edited) is True
+
+
+async def test_of_a_large_box_only_some_cuboids_are_held_at_once(stores: Stores) -> None:
+    size = {"ximagesize": 60_000, "yimagesize": 60_000, "zimagesize": 64}
+    volume = await volume_of(stores, dataset={**size, "scalinglevels": 2}, propagate=2)
+    place = Place(volume.channel, volume.dataset.level(1))
+    whole = Box((0, 0, 0), place.level.size_zyx)
+    far = place.address(0, morton.encode((0, 3000 // 128, 3000 // 128)))
+    assert cuboid_count(whole, place.level.cuboid_zyx) > 100_000
+    tracemalloc.start()
+    try:
+        assert await is_fresh(stores, place, [None], whole) is True
+        await stores.stale.mark([far])
+        assert await is_fresh(stores, place, [None], whole) is False
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_write_into_an_upper_level_marks_what_is_above_it(stores: Stores) -> None:

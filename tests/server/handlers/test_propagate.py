@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from ndcass.config import ServerSettings, Settings
 from ndcass.propagation import PROPAGATE_JOB
 from ndcass.store.embedded import open_embedded
+from ndcass.store.memory import MemoryStores
 from tests.server.running import Running, running
 
 BOX = "0,40/0,30/0,2"
@@ -35,8 +37,10 @@ async def post(app: Running, value: int, channel: str = "img", *, level: int = 0
     return (await app.request("POST", path, user="ann", data=body, headers=headers)).status
 
 
-async def fresh(app: Running, level: int, path: str = "img/raw/{level}/0,9/0,9/0,2/") -> str | None:
-    answer = await app.get(f"/nd/sd/vol/{path.format(level=level)}", user="ann")
+async def fresh(
+    app: Running, level: int, path: str = "sd/vol/img/raw/{level}/0,9/0,9/0,2/"
+) -> str | None:
+    answer = await app.get(f"/nd/{path.format(level=level)}", user="ann")
     assert answer.status == 200, await answer.text()
     return answer.headers.get("X-Volume-Fresh")
 
@@ -181,13 +185,14 @@ async def test_an_edit_makes_upper_levels_fresh_again_soon(volume: Running) -> N
 @pytest.mark.parametrize(
     "path",
     [
-        "img/raw/{level}/0,9/0,9/0,2/",
-        "img/npz/{level}/0,9/0,9/0,2/",
-        "img/hdf5/{level}/0,9/0,9/0,2/",
-        "img/blosc/{level}/0,9/0,9/0,2/0,2/",
-        "img/xy/{level}/0,9/0,9/0/",
-        "img/xz/{level}/0,9/0/0,2/",
-        "img/maxproj/xy/{level}/0,9/0,9/0,2/",
+        "sd/vol/img/raw/{level}/0,9/0,9/0,2/",
+        "sd/vol/img/npz/{level}/0,9/0,9/0,2/",
+        "sd/vol/img/hdf5/{level}/0,9/0,9/0,2/",
+        "sd/vol/img/blosc/{level}/0,9/0,9/0,2/0,2/",
+        "sd/vol/img/xy/{level}/0,9/0,9/0/",
+        "sd/vol/img/xz/{level}/0,9/0/0,2/",
+        "sd/vol/img/maxproj/xy/{level}/0,9/0,9/0,2/",
+        "synaptogram/vol/img/xy/{level}/0,9/0,9/0,2/",
     ],
 )
 async def test_every_kind_of_answer_says_whether_it_is_fresh(volume: Running, path: str) -> None:
@@ -195,6 +200,24 @@ async def test_every_kind_of_answer_says_whether_it_is_fresh(volume: Running, pa
     assert await post(volume, 7, "under") == 200  # which nobody rebuilds
     path = path.replace("img", "under")
     assert [await fresh(volume, level, path) for level in (0, 1, 2)] == [None, "false", "false"]
+
+
+@pytest.mark.parametrize("path", ["img/npz", "img/tiff", "img/hdf5", "lab/ids"])
+async def test_a_box_that_is_too_large_is_refused_before_it_is_asked_whether_it_is_fresh(
+    path: str,
+) -> None:
+    limits = ServerSettings(max_cutout_bytes=100, max_whole_bytes=100)
+    async with running(MemoryStores(), Settings(server=limits)) as app:
+        await app.make_volume("vol", user="ann", scalinglevels=2, zvoxelres=10.0)
+        for name in ("img", "lab"):
+            fields = f"/nd/resource/dataset/vol/project/vol/channel/{name}/"
+            answer = await app.request("PUT", fields, user="ann", json={"propagate": 2})
+            assert answer.status == 200
+        small = await app.get(f"/nd/sd/vol/{path}/1/0,5/0,5/0,1/")
+        assert (small.status, small.headers["X-Volume-Fresh"]) == (200, "true")
+        large = await app.get(f"/nd/sd/vol/{path}/1/0,90/0,90/0,2/")
+        assert large.status == 413
+        assert "X-Volume-Fresh" not in large.headers
 
 
 async def test_the_state_of_a_pyramid_is_told_level_by_level(volume: Running) -> None:
