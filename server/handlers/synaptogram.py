@@ -15,6 +15,7 @@ from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
 from ndcass.server.cutout import MAX_VOLUMES, Cutout, resolve
 from ndcass.server.exchange import exchange_of
 from ndcass.server.formats.png import encode_png
+from ndcass.server.freshness import note_boxes
 from ndcass.server.match import Match
 from ndcass.server.pictures import layers_of
 from ndcass.server.volume_params import parse_volume
@@ -27,6 +28,8 @@ async def read_synaptogram(request: web.Request, match: Match) -> web.StreamResp
     cutout = resolve(view, match.channels, parse_volume(match.tail))
     layers = layers_of(cutout, "xy")
     size = _check_size(request, cutout)
+    shown_layers = [layer for layer in layers if layer is not None]
+    await note_boxes(request, [(layer.place, (layer.t,), layer.box) for layer in shown_layers])
     shown: dict[str, Any] = {}  # whatever JSON can hold
     async with request.app[MEMORY].hold(3 * size):
         for name, layer in zip(cutout.names, layers, strict=True):
