@@ -36,6 +36,8 @@ UNCOMPRESSED, BLACK_IS_ZERO = 1, 1
 FORMATS = {"u": 1, "i": 2, "f": 3}
 TAGS = 10
 DIRECTORY_BYTES = 2 + TAGS * ENTRY.size + 4
+# BigTIFF, which can be posted.
+BIG_VERSION, BIG_ENTRY_BYTES = 43, 20
 UPLOADED = frozenset({"uint8", "uint16", "uint32"})
 
 
@@ -136,26 +138,48 @@ class Stack(NamedTuple):
         return (self.pages, self.rows, self.columns)
 
 
-def open_tiff(body: Voxels) -> Stack:
+def open_tiff(body: Voxels, *, most_pages: int) -> Stack:
     """Read the first page's directory and count the pages.
 
     Raises
     ------
     BadBody
         If it is no TIFF of whole numbers, one a pixel.
+    InvalidRequest
+        If it has more pages than `most_pages`.
     """
     # Its own limit warns of large pictures; how large a page may be is checked by who asked for it.
     Image.MAX_IMAGE_PIXELS = None
     try:
         file = TiffImagePlugin.TiffImageFile(io.BytesIO(body))
-        pages = file.n_frames
+        pages = _count_pages(body, most_pages)
         dtype = _dtype_of(file)
-    except BadBody:
+    except InvalidRequest:
         raise
     except Exception as error:  # whatever a damaged file makes of a parser
         raise BadBody("the body is no TIFF that can be read") from error
     columns, rows = file.size
     return Stack(pages, rows, columns, dtype, file)
+
+
+def _count_pages(body: Voxels, most: int) -> int:
+    """Follow the directories, without what is in them: Pillow takes half a millisecond for each."""
+    order = ">" if bytes(body[:2]) == b"MM" else "<"
+    is_big = body[2] == BIG_VERSION
+    count = struct.Struct(order + ("Q" if is_big else "H"))
+    offset = struct.Struct(order + ("Q" if is_big else "I"))
+    entry_bytes = BIG_ENTRY_BYTES if is_big else ENTRY.size
+    seen: set[int] = set()
+    (at,) = offset.unpack_from(body, offset.size)  # behind the mark and the version
+    while at:
+        if at in seen:
+            raise BadBody("the pages of the TIFF go round in a circle")
+        if len(seen) == most:
+            raise InvalidRequest(f"the TIFF has more pages than the {most} that fit")
+        seen.add(at)
+        (entries,) = count.unpack_from(body, at)
+        (at,) = offset.unpack_from(body, at + count.size + entries * entry_bytes)
+    return len(seen)
 
 
 def read_page(stack: Stack, number: int, out: Pages) -> None:

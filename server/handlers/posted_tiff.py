@@ -34,11 +34,12 @@ async def write_tiff(request: web.Request, match: Match) -> web.StreamResponse:
     await check_unlocked(request.app[STORES], channel)
     op = write_op_for(channel, request.query.get("write"), frozenset())
     limits, memory = request.app[SETTINGS].server, request.app[MEMORY]
-    room = Box(corner, place.level.size_zyx).voxels * channel.dtype.itemsize
+    free = Box(corner, place.level.size_zyx)  # from the corner on
+    room = free.voxels * channel.dtype.itemsize
     body = Body.of(request, min(room, limits.max_body_bytes), limit=limits.max_body_bytes)
     async with memory.hold(body.expected_bytes(request)):
         raw = await body.read(request)
-        stack = await run_cpu(open_tiff, raw)
+        stack = await run_cpu(open_tiff, raw, most_pages=free.shape_zyx[0])
     check_dtype(stack.dtype, channel.dtype, what="the TIFF")
     box = Box((0, 0, 0), stack.shape_zyx).shifted(corner)
     place.level.stored_box(box.shifted(place.level.offset_zyx))  # refuses what reaches beyond

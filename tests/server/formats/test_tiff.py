@@ -13,13 +13,14 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from ndcass.errors import BadBody, InvalidRequest, TooLarge
 from ndcass.server.formats.base import Layout, as_voxels
-from ndcass.server.formats.tiff import TiffEncoder, open_tiff, read_page
+from ndcass.server.formats.tiff import DIRECTORY_BYTES, HEADER, TiffEncoder, open_tiff, read_page
 
 DTYPES = st.sampled_from(["u1", "<u2", "<u4", "<u8", "i1", "<i2", "<i4", "<f4", "<f8"])
+MOST = 100
 SHAPES = npst.array_shapes(min_dims=4, max_dims=4, max_side=5)
 
 
@@ -84,7 +85,7 @@ def test_more_than_offsets_can_name_is_refused() -> None:
 
 
 def pages_of(body: bytes) -> npt.NDArray[Any]:
-    stack = open_tiff(memoryview(body))
+    stack = open_tiff(memoryview(body), most_pages=MOST)
     out = np.empty(stack.shape_zyx, dtype=stack.dtype)
     for number in range(stack.pages):
         read_page(stack, number, out[number])
@@ -142,14 +143,14 @@ def test_pages_that_are_no_plain_numbers_are_refused(
     stream = io.BytesIO()
     tifffile.imwrite(stream, voxels, **options)
     with pytest.raises(BadBody):
-        open_tiff(memoryview(stream.getvalue()))
+        open_tiff(memoryview(stream.getvalue()), most_pages=MOST)
 
 
 def test_numbers_that_pillow_does_not_know_are_refused() -> None:
     stream = io.BytesIO()
     tifffile.imwrite(stream, noise("uint32"), byteorder=">", photometric="minisblack")
     with pytest.raises(BadBody, match="no TIFF that can be read"):
-        open_tiff(memoryview(stream.getvalue()))
+        open_tiff(memoryview(stream.getvalue()), most_pages=MOST)
 
 
 def test_a_page_unlike_the_first_is_refused() -> None:
@@ -157,11 +158,59 @@ def test_a_page_unlike_the_first_is_refused() -> None:
     with tifffile.TiffWriter(stream) as file:
         for shape in ((4, 5), (5, 4)):
             file.write(np.zeros(shape, "u1"), photometric="minisblack")
-    stack = open_tiff(memoryview(stream.getvalue()))
+    stack = open_tiff(memoryview(stream.getvalue()), most_pages=MOST)
     out = np.empty((4, 5), "u1")
     read_page(stack, 0, out)
     with pytest.raises(BadBody, match="page 1"):
         read_page(stack, 1, out)
+
+
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}])
+def test_as_many_pages_as_fit_are_read(options: dict[str, Any]) -> None:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, noise("uint8", (5, 4, 3)), photometric="minisblack", **options)
+    body = memoryview(stream.getvalue())
+    assert open_tiff(body, most_pages=5).pages == 5
+    with pytest.raises(InvalidRequest, match="more pages than the 4 that fit"):
+        open_tiff(body, most_pages=4)
+
+
+def test_no_page_behind_the_first_too_many_is_visited() -> None:
+    """What is there is no directory: who went on would call the file damaged."""
+    body = bytearray(encoded(np.zeros((1, 30_000, 1, 1), "u1"), []))
+    stride = DIRECTORY_BYTES + 2
+    assert open_tiff(memoryview(body), most_pages=30_000).pages == 30_000
+    body[HEADER.size + 12 * stride :] = b""
+    with pytest.raises(InvalidRequest, match="more pages than the 11 that fit"):
+        open_tiff(memoryview(body), most_pages=11)
+    with pytest.raises(BadBody, match="no TIFF that can be read"):
+        open_tiff(memoryview(body), most_pages=13)
+
+
+def test_of_many_pages_only_the_first_is_parsed_to_count_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed = []
+    load = TiffImagePlugin.ImageFileDirectory_v2.load
+
+    def counted(directory: Any, file: Any) -> None:
+        parsed.append(directory)
+        load(directory, file)
+
+    monkeypatch.setattr(TiffImagePlugin.ImageFileDirectory_v2, "load", counted)
+    body = encoded(np.zeros((1, 500, 1, 1), "u1"), [])
+    assert open_tiff(memoryview(body), most_pages=500).pages == 500
+    assert len(parsed) <= 2
+
+
+@pytest.mark.parametrize("back_to", [0, 1, 2])
+def test_pages_that_go_round_in_a_circle_are_refused(back_to: int) -> None:
+    body = bytearray(encoded(np.zeros((1, 3, 2, 2), "u1"), []))
+    stride = DIRECTORY_BYTES + 4
+    last = HEADER.size + 2 * stride
+    struct.pack_into("<I", body, last + DIRECTORY_BYTES - 4, HEADER.size + back_to * stride)
+    with pytest.raises(BadBody, match="circle"):
+        open_tiff(memoryview(body), most_pages=MOST)
 
 
 @given(st.binary(max_size=300), st.integers(0, 400), st.booleans())

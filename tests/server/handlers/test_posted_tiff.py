@@ -100,6 +100,16 @@ async def test_bodies_that_are_no_tiff_change_nothing(app: Running, body: bytes)
     assert not (await voxels(app, "img/raw/0/0,300/0,200/1,41/")).any()
 
 
+async def test_more_pages_than_sections_are_refused_without_a_look_at_them(app: Running) -> None:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as file:
+        for _ in range(500):
+            file.write(np.ones((1, 1), "u1"), photometric="minisblack", contiguous=False)
+    answer = await post(app, "img/tiff/0/0/0/38/", stream.getvalue())
+    assert answer.status == 404
+    assert "more pages than the 3 that fit" in await answer.text()
+
+
 async def test_who_may_not_write_is_told_before_the_body(app: Running) -> None:
     await app.make_volume("secret", user="ann", public=0)
     body = tiff_of(PAGES)
