@@ -39,6 +39,7 @@ MADE = "dataset"
 CREATE, ANNOTATIONS = "create", "annotations"
 # Of one voxel of a file: numbers of eight bytes are the largest.
 MAX_FILE_ITEM = 8
+_ZEROS = memoryview(bytes(1 << 20))
 Array = npt.NDArray[Any]  # which type is only known at run time
 
 _NOT_IN_FILE_NAME = re.compile(r"[^A-Za-z0-9]")
@@ -157,11 +158,11 @@ async def write_nifti(request: web.Request, match: Match) -> web.StreamResponse:
         channel = channel_of(view, _one_name(match))
         if ANNOTATIONS in words and not channel.is_annotation:
             raise InvalidRequest(f"channel {channel.channel_name} is no annotation channel")
-        await _upload(request, view, channel)
+        await _upload(request, view, channel, clear=ANNOTATIONS not in words)
     return web.Response(body=b"Success", headers={"Content-Type": "text/html"})
 
 
-async def _upload(request: web.Request, view: TokenView, channel: Channel) -> None:
+async def _upload(request: web.Request, view: TokenView, channel: Channel, *, clear: bool) -> None:
     """A file into a channel that exists, so that all but its type is known before the body."""
     check_writable(channel)
     await check_unlocked(request.app[STORES], channel)
@@ -187,7 +188,7 @@ async def _upload(request: web.Request, view: TokenView, channel: Channel) -> No
         contextlib.aclosing(decoded(request, body, decoder, in_thread=True)) as pieces,
     ):
         first = await anext(pieces, b"")
-        await _store(request, place, decoder, first, pieces)
+        await _store(request, place, decoder, first, pieces, clear=clear)
 
 
 async def _upload_new(
@@ -226,7 +227,7 @@ async def _upload_new(
             place = writing_place(view, channel, LEVEL)
             buffers = BodyWriter.buffer_bytes(place, _whole(place), header.timesteps or 1)
             async with request.app[MEMORY].hold(buffers):
-                await _store(request, place, decoder, first, pieces)
+                await _store(request, place, decoder, first, pieces, clear=False)
         except BaseException:
             await catalog.delete_channel(project, name)
             raise
@@ -238,18 +239,31 @@ async def _store(
     decoder: NiftiDecoder,
     first: Voxels,
     pieces: AsyncGenerator[Voxels, None],
+    *,
+    clear: bool,
 ) -> None:
-    """Replace the voxels of a channel by those that arrive, then keep the header."""
+    """Replace the voxels of a channel by those that arrive, then keep the header.
+
+    A file without a time axis is the first timestep; `clear` says that the others become zero, as
+    they do where a file is the whole channel.
+    """
     stores, header = request.app[STORES], decoder.found
     start, stop = place.channel.time_range
     one = header.timesteps is None or decoder.colour is Colour.VOLUMES
-    times = range(start, start + 1) if one else range(start, stop)
+    times = range(start, start + 1) if one and not clear else range(start, stop)
+    zeros = (
+        (len(times) - 1) * math.prod(place.level.size_zyx) * decoder.dtype.itemsize if one else 0
+    )
     usage = exchange_of(request).usage
     async with cutout_writer(stores, op=WriteOp.REPLACE, usage=usage) as writer:
         async with BodyWriter(writer, [place], times, _whole(place)) as voxels:
             await voxels.feed(first)
             async for piece in pieces:
                 await voxels.feed(piece)
+            while zeros:
+                share = min(zeros, len(_ZEROS))
+                await voxels.feed(_ZEROS[:share])
+                zeros -= share
             await voxels.finish()
         await writer.commit()
     await stores.records.put(place.channel.id, *RECORD, bytes(header.block.binaryblock))

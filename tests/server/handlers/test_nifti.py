@@ -81,6 +81,26 @@ async def test_a_file_of_three_axes_is_one_timestep(app: Running) -> None:
     assert (await get(app, "v/ser/nii/")).shape == SERIES.shape  # all timesteps of the channel
 
 
+async def test_a_file_of_three_axes_becomes_all_of_a_series(app: Running) -> None:
+    await post(app, "v/ser/nii/", file_of(SERIES))
+    assert (await post(app, "v/ser/nii/", file_of(SERIES[..., 1]))).status == 200
+    (steps,) = await app.read(f"v/ser/raw/{BOX}/2,5/")
+    assert np.array_equal(steps[0], SERIES[..., 1].T)
+    assert not steps[1:].any()
+
+
+async def test_labels_of_three_axes_are_the_first_timestep_and_leave_the_others(
+    app: Running,
+) -> None:
+    kind = {"channel_type": "annotation", "channel_datatype": "uint32", "endtime": 3}
+    await app.make("dataset/v/project/v/channel/long/", {"channel_name": "long", **kind})
+    await post(app, "v/long/nii/annotations/", file_of(SERIES.astype("<i4")))
+    assert (await post(app, "v/long/nii/annotations/", file_of(SERIES[..., 1]))).status == 200
+    (steps,) = await app.read(f"v/long/raw/{BOX}/0,3/")
+    assert np.array_equal(steps[0], SERIES[..., 1].T)
+    assert np.array_equal(steps[1:], SERIES.T[1:])
+
+
 async def test_all_is_replaced_also_by_zeros(app: Running) -> None:
     await post(app, "v/img/nii/", file_of(SERIES[..., 0]))
     await post(app, "v/img/nii/", file_of(np.zeros(SIZE, "u1")))
