@@ -24,6 +24,8 @@ WHOLE = "whole"
 
 # Regions of one request; each is a job.
 MOST_REGIONS = 100
+# Jobs of a channel that may be open at once; two requests at the same time may go a little beyond.
+MOST_OPEN = 200
 _SUBMITTED_AT_ONCE = 8
 
 _COORDINATE = r"0*([0-9]{1,19})"
@@ -70,7 +72,8 @@ async def order(
         If the channel is read-only or of a type that is not counted, or a region reaches beyond
         the image. Nothing is ordered then.
     TooLarge
-        If there are too many regions.
+        If there are too many regions, or too many jobs of the channel have not ended yet. Nothing
+        is ordered then.
     """
     bins_of(channel.channel_datatype)
     if channel.readonly:
@@ -80,16 +83,22 @@ async def order(
     for region in regions or ():
         base_level(view, channel).stored_box(region)
     keys = [WHOLE] if regions is None else [region_text(region) for region in regions]
-    waiting = {
-        str(job.detail.get("key")): job
-        for job in await stores.jobs.jobs(channel_id=channel.id)
-        if job.kind == HISTOGRAM_JOB and job.state is JobState.PENDING
-    }
+    jobs = await stores.jobs.jobs(channel_id=channel.id)
+    open_states = (JobState.PENDING, JobState.STARTED)
+    unended = [job for job in jobs if job.kind == HISTOGRAM_JOB and job.state in open_states]
+    waiting = {str(job.detail.get("key")): job for job in unended if job.state is JobState.PENDING}
 
     async def submit(key: str) -> Job:
         return await stores.jobs.submit(HISTOGRAM_JOB, channel.id, {"key": key})
 
     new = [key for key in dict.fromkeys(keys) if key not in waiting]
+    if new and len(unended) + len(new) > MOST_OPEN:
+        raise TooLarge(
+            f"histograms of channel {channel.name} at once",
+            asked=len(unended) + len(new),
+            limit=MOST_OPEN,
+            unit="jobs",
+        )
     submitted = await bounded_map(submit, new, limit=_SUBMITTED_AT_ONCE)
     waiting |= dict(zip(new, submitted, strict=True))
     return [waiting[key] for key in keys]

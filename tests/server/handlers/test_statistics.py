@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ndcass.server import background
-from tests.server.running import Running
+from ndcass.store.memory import MemoryStores
+from tests.server.running import Running, running
 
 OFFSET_Z = 5
 REGION = [[10, 20, 6], [90, 80, 16]]
@@ -262,6 +263,27 @@ async def test_too_many_regions_are_too_large(volume: Running) -> None:
     answer = await volume.request("POST", path, user="ann", json={"ROI": [REGION] * 101})
     assert answer.status == 413
     assert "at most 100" in await answer.text()
+
+
+async def test_orders_do_not_pile_up_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "handlers", lambda turns: {})  # nobody works on them
+    regions = [[[x, 0, 0], [x + 1, 9, 9]] for x in range(201)]
+    async with running(MemoryStores()) as app:
+        await app.make_volume("v")
+        await app.make_volume("other")
+        for some in (regions[:100], regions[100:200]):
+            await order(app, regions=some)
+        path = "/nd/stats/v/img/genhist/"
+        answer = await app.request("POST", path, user="ann", json={"ROI": regions[199:]})
+        assert answer.status == 413
+        assert "at most 200 jobs" in await answer.text()
+        assert (await app.get(path, user="ann")).status == 413
+        await order(app, regions=regions[:3])  # they wait already
+        jobs = await app.stores.jobs.jobs()
+        assert len(jobs) == 200
+        assert (await app.get("/nd/stats/other/img/genhist/", user="ann")).status == 200
+        assert await app.stores.jobs.cancel(jobs[0].id)
+        assert (await app.get(path, user="ann")).status == 200
 
 
 async def test_channels_that_are_not_counted_are_refused(volume: Running) -> None:
