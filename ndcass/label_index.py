@@ -68,9 +68,9 @@ class IndexEntries:
         self._appended_s = time.monotonic()
         for place, noted in _by_level(self._noted).items():
             if sum(len(one.labels) for one in noted) <= INLINE_ENTRIES:
-                groups = _grouped(noted)
+                groups = entries_of(noted)
             else:
-                groups = await run_cpu(_grouped, noted)
+                groups = await run_cpu(entries_of, noted)
             for mortons_of in groups:
                 await self._index.append(*place, mortons_of)
 
@@ -99,8 +99,11 @@ def _by_level(noted: Sequence[Noted]) -> dict[tuple[int, int, int], list[Noted]]
     return found
 
 
-def _grouped(noted: Sequence[Noted]) -> list[dict[int, list[int]]]:
-    """The cuboids of each label, in groups of about `APPENDED_AT_ONCE` entries."""
+def entries_of(noted: Sequence[Noted]) -> list[dict[int, list[int]]]:
+    """The cuboids of each label, in groups of about `APPENDED_AT_ONCE` entries.
+
+    All of one level and timestep, and at least one.
+    """
     labels = np.concatenate([one.labels for one in noted])
     counts = [len(one.labels) for one in noted]
     mortons = np.repeat(np.array([one.address.morton for one in noted], dtype=np.uint64), counts)

@@ -17,7 +17,7 @@ from ndcass.assemble import merged
 from ndcass.concurrency import bounded_map, run_cpu
 from ndcass.errors import CorruptValue, StoreError
 from ndcass.geometry import Box, Zyx
-from ndcass.label_values import Labels, Mask, as_labels, has_label
+from ndcass.label_values import Labels, Mask, as_labels, has_label, joined_labels, unique_labels
 from ndcass.merge import Cuboid, CuboidRow
 from ndcass.place import Place
 from ndcass.store.base import CuboidAddress, StoredCuboid, Stores
@@ -142,6 +142,12 @@ def mask_of(cuboid: Cuboid, labels: Labels) -> Mask:
         also = np.isin(exceptions.labels, labels.astype(np.uint64))
         mask.reshape(-1)[exceptions.offsets[also]] = True
     return mask
+
+
+def labels_of(cuboid: Cuboid) -> Labels:
+    """The labels of a cuboid, ascending, exceptions included."""
+    labels = unique_labels(cuboid.voxels)
+    return joined_labels(labels, cuboid.exceptions.labels)
 
 
 def corner_of(code: int, cuboid_zyx: Zyx) -> Zyx:

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import dataclasses
 import os
-import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,22 +11,18 @@ from typing import Any
 from ndcass.cli import arguments
 from ndcass.cli.arguments import Target
 from ndcass.cli.failure import CommandFailed, WrongCall
-from ndcass.cli.report import Progress, print_result
+from ndcass.cli.local_job import OPEN_STATES, POLL_S, carry_out
+from ndcass.cli.report import print_result
 from ndcass.cli.store import add_conf, existing_store
-from ndcass.concurrency import both
 from ndcass.config import load
 from ndcass.jobs.fold import fold_channel, folding_of
-from ndcass.jobs.runner import run_jobs
 from ndcass.model import Channel
-from ndcass.store.base import Job, JobState, Stores
+from ndcass.store.base import Job, Stores
 from ndcass.store.folding import FOLD_JOB, Amount, Whereabouts
 
-POLL_S = 0.5
 # The longest that ``--wait`` sleeps before it looks again.
 LONGEST_WAIT_S = 5.0
 MIB = 1 << 20
-
-_OPEN = (JobState.PENDING, JobState.STARTED)
 
 
 def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -100,47 +95,23 @@ async def _fold(
 ) -> tuple[Job, Whereabouts]:
     """Have a job done, here or by whichever gateway takes it first."""
     job = await _job(stores, channel.id, drain=args.drain)
-    stop = asyncio.Event()
-    work = run_jobs(
-        stores,
-        {FOLD_JOB: fold_channel},
-        owner=f"{socket.gethostname()}-{os.getpid()}-cli",
-        stop=stop,
-        poll_s=POLL_S,
+    what = f"{'drain' if args.drain else 'fold'} {channel.project}/{channel.name}"
+    job = await carry_out(
+        stores, job, {FOLD_JOB: fold_channel}, what, unit="buckets", quiet=args.quiet
     )
-    _, job = await both(work, _watch(stores, job, channel, args, stop))
-    if job.state is not JobState.SUCCESS:
-        reason = job.error or "it was cancelled"
-        raise CommandFailed(f"{channel.project}/{channel.name}: {reason}")
     return job, await folding_of(stores).whereabouts(channel.id)
 
 
 async def _job(stores: Stores, channel_id: int, *, drain: bool) -> Job:
     """One that nobody has finished, which then goes on where it was; else a new one."""
     for job in await stores.jobs.jobs(channel_id=channel_id):
-        if job.kind == FOLD_JOB and job.state in _OPEN and bool(job.detail.get("drain")) == drain:
+        if (
+            job.kind == FOLD_JOB
+            and job.state in OPEN_STATES
+            and bool(job.detail.get("drain")) == drain
+        ):
             return job
     return await stores.jobs.submit(FOLD_JOB, channel_id, {"drain": drain})
-
-
-async def _watch(
-    stores: Stores, job: Job, channel: Channel, args: argparse.Namespace, stop: asyncio.Event
-) -> Job:
-    """Show how far a job is until it has ended."""
-    what = f"{'drain' if args.drain else 'fold'} {channel.project}/{channel.name}"
-    shown = 0
-    try:
-        with Progress(what, job.total_units or None, quiet=args.quiet, unit=" buckets") as progress:
-            while True:
-                job = await stores.jobs.job(job.id)
-                progress.of(job.total_units)
-                progress.add(job.done_units - shown)
-                shown = job.done_units
-                if job.state not in _OPEN:
-                    return job
-                await asyncio.sleep(POLL_S)
-    finally:
-        stop.set()
 
 
 async def _wait(

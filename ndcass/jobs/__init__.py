@@ -9,6 +9,7 @@ from functools import partial
 from ndcass.jobs.delete import delete_channel
 from ndcass.jobs.fold import fold_channel
 from ndcass.jobs.histogram import count_channel
+from ndcass.jobs.index import INDEX_JOB, index_channel
 from ndcass.jobs.pyramid import Turn, at_once, propagate_channel, refresh_channel
 from ndcass.jobs.runner import Handler
 from ndcass.propagation import PROPAGATE_JOB
@@ -23,6 +24,7 @@ def handlers(turn: Turn = at_once) -> Mapping[str, Handler]:
         DELETE_JOB: delete_channel,
         FOLD_JOB: fold_channel,
         HISTOGRAM_JOB: partial(count_channel, turn=turn),
+        INDEX_JOB: partial(index_channel, turn=turn),
         PROPAGATE_JOB: partial(propagate_channel, turn=turn),
         REFRESH_JOB: partial(refresh_channel, turn=turn),
     }
