@@ -64,6 +64,7 @@ bench: $(STAMP)
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-columns=median,ops --benchmark-sort=name
 	$(BIN)/python -m bench.end_to_end --output build/bench.json
 	$(BIN)/python -m bench.pyramid --output build/bench-pyramid.json
+	$(BIN)/python -m bench.labels --output build/bench-labels.json
 
 bench-cassandra: $(STAMP)
 	$(BIN)/python -m bench.on_cassandra --output build/bench-cassandra.json

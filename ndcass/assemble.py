@@ -83,21 +83,27 @@ def planes_as_stored(
 
 def merged(
     address: tuple[int, ...],
-    rows: Iterable[CuboidRow],
+    rows: Sequence[CuboidRow],
     *,
     cuboid_zyx: Zyx,
     dtype: np.dtype[Any],
+    scratch: npt.NDArray[Any] | None = None,
 ) -> Cuboid:
-    """The voxels and exceptions of one cuboid from its rows; CorruptValue names it."""
-    return merge_rows(cuboid_zyx, dtype, (_decoded(address, row) for row in rows))
+    """The voxels and exceptions of one cuboid from its rows; CorruptValue names it.
+
+    With `scratch`, an array of a cuboid, they are good only until that is used again.
+    """
+    if len(rows) > 1:  # a row must outlive the decoding of the next
+        scratch = None
+    return merge_rows(cuboid_zyx, dtype, (_decoded(address, row, scratch) for row in rows))
 
 
 def _decoded(
-    address: tuple[int, ...], row: CuboidRow
+    address: tuple[int, ...], row: CuboidRow, scratch: npt.NDArray[Any] | None = None
 ) -> tuple[WriteOp, Zyx, npt.NDArray[Any], Exceptions]:
     try:
         voxels, exceptions = codec.decode(
-            row.payload, identity=_identity(address, row), header=row.header
+            row.payload, identity=_identity(address, row), header=row.header, scratch=scratch
         )
     except CorruptValue as error:
         raise CorruptValue(f"{address}: {error}") from error

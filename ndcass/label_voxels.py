@@ -19,7 +19,7 @@ from ndcass.errors import CorruptValue, StoreError
 from ndcass.geometry import Box, Zyx
 from ndcass.label_values import Labels, Mask, as_labels, has_label, joined_labels, unique_labels
 from ndcass.merge import Cuboid, CuboidRow
-from ndcass.place import Place
+from ndcass.place import Place, Voxels
 from ndcass.store.base import CuboidAddress, StoredCuboid, Stores
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ async def look_at(
 ) -> AsyncGenerator[list[T], None]:
     """What `look` makes of the stored ones of some cuboids, a few at a time, in any order.
 
-    `look` gets a Morton code and a cuboid, on a thread.
+    `look` gets a Morton code and a cuboid, on a thread; it must not keep the voxels.
 
     Raises
     ------
@@ -74,7 +74,10 @@ async def look_at(
     """
 
     def looked(batch: Sequence[StoredCuboid]) -> list[T]:
-        return [look(address.morton, _cuboid(place, address, rows)) for address, rows in batch]
+        scratch = np.empty(place.cuboid_zyx, dtype=place.channel.dtype)
+        return [
+            look(address.morton, _cuboid(place, address, rows, scratch)) for address, rows in batch
+        ]
 
     for first in range(0, len(codes), CUBOIDS_AT_ONCE):
         addresses = [place.address(t, code) for code in codes[first : first + CUBOIDS_AT_ONCE]]
@@ -87,8 +90,12 @@ async def look_at(
                     yield await run_cpu(looked, again)
 
 
-def _cuboid(place: Place, address: CuboidAddress, rows: Sequence[CuboidRow]) -> Cuboid:
-    return merged(address, rows, cuboid_zyx=place.cuboid_zyx, dtype=place.channel.dtype)
+def _cuboid(
+    place: Place, address: CuboidAddress, rows: Sequence[CuboidRow], scratch: Voxels
+) -> Cuboid:
+    return merged(
+        address, rows, cuboid_zyx=place.cuboid_zyx, dtype=place.channel.dtype, scratch=scratch
+    )
 
 
 async def find(

@@ -333,3 +333,17 @@ def test_exceptions_of_nothing_are_empty(how: int) -> None:
 def test_the_checksum_is_crc32c() -> None:
     assert codec.checksum(b"123456789") == 0xE3069283
     assert codec.checksum(b"6789", codec.checksum(b"12345")) == 0xE3069283
+
+
+@pytest.mark.parametrize("name", ["lz4", "zstd"])
+def test_blocks_of_zeros_between_others_read_back(name: str) -> None:
+    voxels = np.zeros((16, 128, 128), dtype="<u4")
+    voxels[3, 5, 7], voxels[9] = 12, np.arange(128)
+    payload = codec.encode(voxels, identity=b"i", codec=codec.CODECS[name])
+    assert np.array_equal(codec.decode(payload, identity=b"i")[0], voxels)
+    scratch = np.full_like(voxels, 99)
+    found, _ = codec.decode(payload, identity=b"i", scratch=scratch)
+    assert found is scratch
+    assert np.array_equal(found, voxels)
+    other, _ = codec.decode(payload, identity=b"i", scratch=scratch.astype("<u8"))
+    assert np.array_equal(other, voxels)
