@@ -33,6 +33,7 @@ from ndcass.ramon import (
     pairs_text,
     parse_pairs,
 )
+from ndcass.server.formats import hdf5_heap
 from ndcass.server.formats.hdf5 import (
     GROWTH_BYTES,
     H5_ERRORS,
@@ -111,12 +112,33 @@ class _Opened:
     """An open file, its groups in the order of their names, and what was read of it so far."""
 
     def __init__(self, body: bytes | bytearray | memoryview) -> None:
+        self._body = body
         self.body_bytes = len(body)
         self.text_bytes = 0
         try:
             self._file = h5py.File(io.BytesIO(body), "r")
         except H5_ERRORS as error:
             raise Malformed("the body is no HDF5 file, or damaged") from error
+
+    def text_of(self, dataset: h5py.h5d.DatasetID, name: str) -> bytes:
+        """The one text of variable length that a dataset holds."""
+        properties = self._file.id.get_create_plist()
+        hdf5_heap.check_addresses(properties.get_sizes(), properties.get_userblock())
+        layout = dataset.get_create_plist().get_layout()
+        if layout == h5py.h5d.CHUNKED:
+            if not dataset.get_num_chunks():
+                return b""
+            _, reference = dataset.read_direct_chunk((0,) * len(dataset.shape))
+        elif layout == h5py.h5d.CONTIGUOUS:
+            at = dataset.get_offset()
+            if at is None:  # nothing was ever written
+                return b""
+            reference = bytes(self._body[at : at + hdf5_heap.REFERENCE_BYTES])
+        else:
+            raise Malformed(f"{name} is stored compact; texts of variable length are not read so")
+        if len(reference) < hdf5_heap.REFERENCE_BYTES:
+            raise Malformed(f"{name} is beyond the end of the HDF5 file")
+        return hdf5_heap.text_at(self._body, reference[: hdf5_heap.REFERENCE_BYTES])
 
     @property
     def root(self) -> "_Group":
@@ -233,9 +255,11 @@ class _Group:
             raise TooLarge(name, asked=size, limit=MAX_TEXT_BYTES)
         if dataset.get_create_plist().get_nfilters():
             raise Malformed(f"{name} is compressed; texts are read as they are")
-        found = h5py.Dataset(dataset)[()]
-        found = found.reshape(-1)[0] if isinstance(found, np.ndarray) else found
-        raw = found.encode() if isinstance(found, str) else bytes(found)
+        if kind.is_variable_str():
+            raw = self._opened.text_of(dataset, name)
+        else:
+            found = h5py.Dataset(dataset)[()]
+            raw = bytes(found.reshape(-1)[0] if isinstance(found, np.ndarray) else found)
         self._opened.text_bytes += len(raw)
         if self._opened.text_bytes > MAX_TEXTS_BYTES:
             asked = self._opened.text_bytes

@@ -7,6 +7,7 @@ import pytest
 
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
+from tests.server.annotated import make_annotated
 from tests.server.pictured import make_pictured
 from tests.server.running import Running, running
 
@@ -28,3 +29,10 @@ async def pictured() -> AsyncIterator[Running]:
     async with running(MemoryStores()) as app:
         await make_pictured(app)
         yield app
+
+
+@pytest.fixture
+async def annotated(app: Running) -> Running:
+    """The gateway on the embedded engine with the volume `v` of ``annotated.py``."""
+    await make_annotated(app)
+    return app
