@@ -16,7 +16,7 @@ from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
 from ndcass.server.cutout import channel_of
 from ndcass.server.exchange import exchange_of
-from ndcass.server.formats import ramon_hdf5
+from ndcass.server.formats import posted_objects, ramon_hdf5
 from ndcass.server.formats.ramon_hdf5 import ObjectFile
 from ndcass.server.match import Match
 from ndcass.server.object_data import parse_data, read_data
@@ -50,14 +50,14 @@ async def write_objects(request: web.Request, match: Match) -> web.StreamRespons
     async with request.app[MEMORY].hold(min(most, limits.max_body_bytes)):
         limit = limits.max_body_bytes if length is not None else most
         body = await whole_body(request, "file of objects", limit_bytes=limit)
-        size = await run_cpu(ramon_hdf5.voxel_bytes, body)
+        size = await run_cpu(posted_objects.voxel_bytes, body)
     if size > limits.max_cutout_bytes:
         raise TooLarge("voxels of the objects", asked=size, limit=limits.max_cutout_bytes)
     # Once more and together: whoever waited for the second with the first in hand, and others the
     # same, could wait for ever.
     async with request.app[MEMORY].hold(len(body) + size):
         posted = await run_cpu(
-            ramon_hdf5.decode_objects,
+            posted_objects.decode_objects,
             body,
             base_level=channel.resolution,
             offset_of=lambda level: view.level(level).offset_zyx,
@@ -140,11 +140,11 @@ async def delete_objects(request: web.Request, match: Match) -> web.StreamRespon
 
 
 def listed_ids(text: str) -> list[int]:
-    """The ids of a list, without empty items; InvalidRequest if there is none left."""
-    ids = [int(item) for item in text.split(",") if item and len(item) <= ramon_hdf5.MAX_ID_DIGITS]
-    if not ids:
+    """The ids of a list, without empty items; InvalidRequest if one is none, or none is left."""
+    items = [item for item in text.split(",") if item]
+    if not items or any(len(item) > posted_objects.MAX_ID_DIGITS for item in items):
         raise InvalidRequest(f"{text[:80]!r} is no list of ids")
-    return ids
+    return [int(item) for item in items]
 
 
 def html_text(text: str) -> web.Response:

@@ -15,7 +15,7 @@ from ndcass.objects import Query
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import MEMORY, SETTINGS, STORES
 from ndcass.server.cutout import channel_of
-from ndcass.server.formats import ramon_hdf5
+from ndcass.server.formats import posted_objects, ramon_hdf5
 from ndcass.server.formats.ramon_hdf5 import ObjectFile
 from ndcass.server.handlers.annotation import html_text, listed_ids
 from ndcass.server.match import Match
@@ -46,7 +46,7 @@ async def query_region(request: web.Request, match: Match) -> web.StreamResponse
     asked = objects.parse_query([word for word in match.tail.split("/") if word])
     objects.check_annotation(channel)
     body = await whole_body(request, "region", limit_bytes=MAX_REGION_BYTES)
-    level, box = await run_cpu(ramon_hdf5.decode_region, body)
+    level, box = await run_cpu(posted_objects.decode_region, body)
     stored = view.level(level).stored_box(box)
     size, limit = stored.voxels * channel.dtype.itemsize, request.app[SETTINGS].server
     if size > limit.max_cutout_bytes:

@@ -235,6 +235,7 @@ async def test_exceptions_are_in_every_read_of_an_object(annotated: Running) -> 
         ("99/", 404),
         ("2,99/json/", 404),
         (",/", 404),
+        (f"2,{10**30}/", 404),
     ],
 )
 async def test_reads_that_make_no_sense_are_refused(

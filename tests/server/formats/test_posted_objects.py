@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from ndcass.errors import InvalidRequest, Malformed, NdcassError, TooLarge
-from ndcass.server.formats import ramon_hdf5
+from ndcass.server.formats import posted_objects
 from tests.annotated import object_file
 
 
 def decode(body: bytes) -> object:
-    return ramon_hdf5.decode_objects(body, base_level=0, offset_of=lambda level: (0, 0, 0))
+    return posted_objects.decode_objects(body, base_level=0, offset_of=lambda level: (0, 0, 0))
 
 
 def made(fill: Callable[[h5py.File], object]) -> bytes:
@@ -107,7 +107,7 @@ def test_a_file_that_announces_much_is_measured_before_it_is_read() -> None:
         group = file.create_group("1")
         group.create_dataset("CUTOUT", (1 << 16, 1 << 16, 1 << 10), dtype="<u4", chunks=(1, 64, 64))
 
-    assert ramon_hdf5.voxel_bytes(made(huge)) > 1 << 44
+    assert posted_objects.voxel_bytes(made(huge)) > 1 << 44
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_damaged_files_end_in_our_own_errors(flips: int, tmp_path: Path) -> None
         for at in random.integers(0, len(body), 4):
             damaged[at] ^= int(random.integers(1, 256))
         try:
-            if ramon_hdf5.voxel_bytes(damaged) < 1 << 20:
+            if posted_objects.voxel_bytes(damaged) < 1 << 20:
                 decode(bytes(damaged))
         except NdcassError:
             pass
