@@ -111,9 +111,9 @@ def test_a_node_that_lost_its_disk_is_replaced_and_has_everything_again(
             option = f"-Dcassandra.replace_address_first_boot={lost.address}"
             system.nodes.start(lost, options=[option])
             writers.await_writes(20)
-            maintenance.repair(system.nodes.site, keyspace=system.keyspace)
             evidence = writers.stop()
         assert_right(evidence)
+        maintenance.repair(system.nodes.site, keyspace=system.keyspace)
         check(gateway, "replaced", evidence)
         every = _rows(system, system.nodes.nodes)
         system.nodes.kill(*others)
