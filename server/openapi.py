@@ -12,6 +12,7 @@ DESCRIPTIONS = {
     "token": "the name that leads to a project: letters, digits, underscores",
     "channels": "one or more channel names with commas between",
     "channel": "a channel name, or `default`",
+    "image": "an image or time-series channel of the same project",
     "count": "how many",
     "values": "a state for all channels, or one each: 1 to build, 0 to give up",
     "colours": (
