@@ -55,6 +55,21 @@ DESCRIPTIONS = {
     "corner": "`level/x/y/z/`: where the first voxel of the first page goes",
     "nifti_options": "nothing, `create/` to make the channel, `annotations/` for labels, or both",
     "ids": "one or more labels with commas between",
+    "object": "the id of an object",
+    "words": "options of objects, each between slashes, as `update/` or `preserve/`",
+    "predicates": (
+        "`field/value/` for each field that is to have a value, `confidence/lt/0.5/` and "
+        "`confidence/gt/0.5/`, `limit/100/`; or nothing"
+    ),
+    "field": "the name of a field or of a key",
+    "value": "what it is to be; lists with commas between",
+    "level": "a resolution level",
+    "object_data": (
+        "nothing, `nodata/`, `json/`, `voxels/level/`, `boundingbox/level/`, `cuboids/level/`, or "
+        "`cutout/level/` with perhaps `x0,x1/y0,y1/z0,z1/`"
+    ),
+    "kind": "a type code of objects, 1 to 9",
+    "graph": "a format, as `graphml/`, and perhaps `x0,x1/y0,y1/z0,z1/`",
 }
 TAGS = {Plane.DATA: "volumes", Plane.RESOURCE: "resources", Plane.OWN: "operations"}
 # What only some operations take: (method, service word) -> where, name, meaning.
