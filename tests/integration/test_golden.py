@@ -27,6 +27,7 @@ WHOLE = (
     "annotation-labels",
     "propagate-isotropic",
     "propagate-zslices",
+    "pyramid-services",
     "nifti",
     "ramon-objects",
     "ramon-voxels",
