@@ -10,7 +10,8 @@ import pytest
 
 from tests.processes import KEY, gateway
 
-TIMEOUT_S = 300
+# On a busy machine the nodes take minutes for it.
+TIMEOUT_S = 900
 WHOLE = (
     "info",
     "errors",
@@ -27,11 +28,12 @@ WHOLE = (
     "annotation-labels",
     "propagate-isotropic",
     "propagate-zslices",
-    "pyramid-services",
     "nifti",
     "ramon-objects",
     "ramon-voxels",
 )
+# Not seen on Cassandra yet.
+ON_EMBEDDED = ("pyramid-services",)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,9 @@ WHOLE = (
     [
         ("embedded", 1),
         ("embedded", 2),
-        pytest.param("cassandra", 2, marks=pytest.mark.cassandra),
+        pytest.param(
+            "cassandra", 2, marks=[pytest.mark.cassandra, pytest.mark.timeout(TIMEOUT_S + 200)]
+        ),
     ],
 )
 def test_the_recordings_of_this_release_play_whole(
@@ -48,7 +52,7 @@ def test_the_recordings_of_this_release_play_whole(
     command = [sys.executable, str(shared / "golden" / "replay.py")]
     with gateway(tmp_path / "data", conf=conf_of(engine), workers=workers) as running:
         command += [running.url, "--api-key", KEY]
-        for name in WHOLE:
+        for name in WHOLE + (ON_EMBEDDED if engine == "embedded" else ()):
             command += ["--scenario", name]
         played = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
