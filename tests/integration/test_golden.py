@@ -31,9 +31,8 @@ WHOLE = (
     "nifti",
     "ramon-objects",
     "ramon-voxels",
+    "pyramid-services",
 )
-# Not seen on Cassandra yet.
-ON_EMBEDDED = ("pyramid-services",)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,7 @@ def test_the_recordings_of_this_release_play_whole(
     command = [sys.executable, str(shared / "golden" / "replay.py")]
     with gateway(tmp_path / "data", conf=conf_of(engine), workers=workers) as running:
         command += [running.url, "--api-key", KEY]
-        for name in WHOLE + (ON_EMBEDDED if engine == "embedded" else ()):
+        for name in WHOLE:
             command += ["--scenario", name]
         played = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
