@@ -1,13 +1,13 @@
 """Which segments synapses join, in a box of a channel, as a graph (annotation plane 6.2)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from ndcass import annotation
 from ndcass.errors import NotFound
 from ndcass.geometry import Box
 from ndcass.model import Channel, TokenView
 from ndcass.objects import Query, check_annotation, each_object, equality, find_objects
-from ndcass.ramon import TYPE_KEY, ObjectType, RamonObject, partners
+from ndcass.ramon import TYPE_KEY, ObjectType, RamonObject
 from ndcass.store.base import Stores
 
 Edge = tuple[int, int]
@@ -59,3 +59,19 @@ async def _has_cuboids(stores: Stores, channel: Channel, level: int) -> bool:
     async for _ in stores.cuboids.scan(channel.id, level=level):
         return True
     return False
+
+
+def partners(synapse: RamonObject) -> Iterator[tuple[int, int]]:
+    """The pairs of segments that a synapse joins, each once, the smaller first (annotation 6.2)."""
+
+    def of(key: str) -> tuple[int, ...]:
+        value = synapse.fields[key]
+        return tuple(int(item) for item in value) if isinstance(value, tuple) else ()
+
+    segments = sorted(set(of("syn_segments")))
+    if segments:
+        pairs = {(a, b) for i, a in enumerate(segments) for b in segments[i + 1 :]}
+    else:
+        pre, post = of("syn_presegments"), of("syn_postsegments")
+        pairs = {(min(a, b), max(a, b)) for a in pre for b in post}
+    yield from sorted(pairs)

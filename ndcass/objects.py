@@ -21,12 +21,10 @@ from ndcass.ramon import (
     RamonObject,
     checked_pairs,
     field_named,
-    field_text,
     flat_value,
     from_stored,
-    parse_field,
-    parse_number,
 )
+from ndcass.ramon_text import field_text, parse_field, parse_number
 from ndcass.store.base import Comparison, Predicate, StoredObject, Stores
 from ndcass.writer import check_writable
 

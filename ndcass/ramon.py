@@ -1,20 +1,18 @@
-"""Annotation objects: their types and fields, and the forms a value has.
+"""Annotation objects: their types, and the fields of each.
 
 What lives here: one table of all fields, objects made of what clients send, checked once, and back.
-What does not: files and URLs (``server/formats``), voxels (``annotation.py``) and the stores.
+What does not: values as texts (``ramon_text.py``), files and URLs (``server/formats``), voxels
+(``annotation.py``) and the stores.
 
 An object has the fields of its type, each under its *stored key* (``syn_weight``), which is also
 its key in JSON and in queries; clients set and get it by its *name* (``weight``). Every other name
 is a key of a pair, whose values are texts.
 """
 
-import csv
 import enum
-import io
 import json
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +36,6 @@ AXES = 3
 
 # Flow directions in the second column of old lists of segments: pre, post, both.
 _PRE, _POST = (1, 3), (2, 3)
-
-_INTEGER = re.compile(r"[+-]?[0-9]+\Z")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?\Z")
 
 
 class ObjectType(enum.IntEnum):
@@ -412,77 +407,6 @@ def _sent_text(key: str, value: object) -> str:
     return json.dumps(value) if not isinstance(value, float) else repr(value)
 
 
-# -- texts of fields
-
-
-def field_text(value: Value) -> str:
-    """A value as ``getField`` answers: floats as the shortest text that reads back exactly."""
-    if isinstance(value, tuple):
-        return ",".join(map(field_text, value))
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def parse_field(field: Field, text: str) -> Value:
-    """A value as ``setField`` has it.
-
-    Raises
-    ------
-    Malformed
-        If it is none of the field's kind.
-    InvalidRequest
-        If it should have three numbers and has not.
-    """
-    if field.kind is Kind.TEXT:
-        return checked(field, text)
-    if field.kind in (Kind.IDS, Kind.VOXEL, Kind.POINT):
-        items = [parse_number(item, field.name) for item in text.split(",")]
-        if field.kind is not Kind.IDS and len(items) != AXES:
-            raise InvalidRequest(f"{field.name} has {len(items)} values; it has {AXES}")
-        return checked(field, items)
-    return checked(field, parse_number(text, field.name))
-
-
-def parse_number(text: str, what: str) -> int | float:
-    """A number; whole if it is written so. Malformed if it is none."""
-    if len(text) <= MAX_NUMBER_CHARACTERS:
-        if _INTEGER.match(text):
-            return int(text)
-        if _NUMBER.match(text):
-            return float(text)
-    raise Malformed(f"{what[:SHOWN_CHARACTERS]}: {text[:SHOWN_CHARACTERS]!r} is no number")
-
-
-# -- pairs as CSV
-
-
-def pairs_text(pairs: Mapping[str, Sequence[str]]) -> str:
-    """Pairs as lines ``key,value``, each ended by CR LF."""
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines)
-    writer.writerows((key, value) for key, values in pairs.items() for value in values)
-    return lines.getvalue()
-
-
-def parse_pairs(text: str) -> dict[str, tuple[str, ...]]:
-    """Pairs of such lines, also with LF alone or without a last one; of two with one key the last.
-
-    Raises
-    ------
-    Malformed
-        If a line is no pair.
-    """
-    found: dict[str, tuple[str, ...]] = {}
-    try:
-        for line in csv.reader(io.StringIO(text, newline="")):
-            if not line:
-                continue
-            key, value = line
-            found[key] = (value,)
-    except (csv.Error, ValueError) as error:
-        raise Malformed("KVPAIRS has a line that is not key,value") from error
-    return found
-
-
 # -- lists of segments of old
 
 
@@ -500,19 +424,3 @@ def directed_segments(rows: Iterable[Sequence[int]]) -> dict[str, list[int]]:
         "syn_presegments": presegments,
         "syn_postsegments": postsegments,
     }
-
-
-def partners(synapse: RamonObject) -> Iterator[tuple[int, int]]:
-    """The pairs of segments that a synapse joins, each once, the smaller first (annotation 6.2)."""
-
-    def of(key: str) -> tuple[int, ...]:
-        value = synapse.fields[key]
-        return tuple(int(item) for item in value) if isinstance(value, tuple) else ()
-
-    segments = sorted(set(of("syn_segments")))
-    if segments:
-        pairs = {(a, b) for i, a in enumerate(segments) for b in segments[i + 1 :]}
-    else:
-        pre, post = of("syn_presegments"), of("syn_postsegments")
-        pairs = {(min(a, b), max(a, b)) for a in pre for b in post}
-    yield from sorted(pairs)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ndcass.errors import InvalidRequest, Malformed, TooLarge
-from ndcass.ramon import field_text, parse_number
+from ndcass.ramon_text import field_text, parse_number
 
 ROOT = -1
 COLUMNS = 7

@@ -36,6 +36,7 @@ LAYERS = {
     "ndcass/downsample.py": 2,
     "ndcass/pyramid.py": 2,
     "ndcass/ramon.py": 2,
+    "ndcass/ramon_text.py": 2,
     "ndcass/swc.py": 2,
     "ndcass/concurrency.py": 2,
     "ndcass/label_values.py": 2,

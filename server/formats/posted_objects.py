@@ -27,8 +27,8 @@ from ndcass.ramon import (
     fields_of,
     make_object,
     object_type,
-    parse_pairs,
 )
+from ndcass.ramon_text import parse_pairs
 from ndcass.server.formats import hdf5_heap
 from ndcass.server.formats.hdf5 import (
     H5_ERRORS,

@@ -18,8 +18,8 @@ from ndcass.ramon import (
     RamonObject,
     Value,
     fields_of,
-    pairs_text,
 )
+from ndcass.ramon_text import pairs_text
 from ndcass.server.formats.hdf5 import (
     GROWTH_BYTES,
     write_voxels,

@@ -8,7 +8,7 @@ from ndcass import annotation, objects, ramon
 from ndcass.errors import InvalidRequest
 from ndcass.model import Channel, TokenView
 from ndcass.objects import Query
-from ndcass.ramon import parse_number
+from ndcass.ramon_text import parse_number
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import STORES
 from ndcass.server.cutout import channel_of
