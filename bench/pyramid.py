@@ -26,7 +26,7 @@ from ndcass.concurrency import keep_heap
 from ndcass.downsample import Rule, downsample
 from ndcass.geometry import Box
 from ndcass.jobs import handlers
-from ndcass.jobs.pyramid import refresh_stale
+from ndcass.jobs.refreshing import refresh_stale
 from ndcass.jobs.runner import run_jobs
 from ndcass.merge import WriteOp
 from ndcass.model import Channel, Dataset, Project

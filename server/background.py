@@ -13,7 +13,7 @@ from aiohttp import web
 from ndcass.concurrency import run_cpu
 from ndcass.errors import StoreError
 from ndcass.jobs import handlers
-from ndcass.jobs.pyramid import refresh_stale
+from ndcass.jobs.refreshing import refresh_stale
 from ndcass.jobs.runner import run_jobs
 from ndcass.server import metrics as names
 from ndcass.server.app_keys import (

@@ -1,5 +1,7 @@
-"""What every level of a channel has to be, computed on whole volumes in memory."""
+"""Channels with a pyramid, and what every level has to be, computed on whole volumes in memory."""
 
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,11 +9,16 @@ import numpy.typing as npt
 
 from ndcass.downsample import Rule, downsample
 from ndcass.geometry import Box, Geometry, Level, level_of
-from ndcass.model import Channel
+from ndcass.jobs import HANDLERS
+from ndcass.jobs.runner import run_jobs
+from ndcass.merge import WriteOp
+from ndcass.model import Channel, Dataset, Project
 from ndcass.place import Place
+from ndcass.propagation import set_propagation
 from ndcass.pyramid import Stage, stages
-from ndcass.store.base import Stores
+from ndcass.store.base import REFRESH_JOB, Job, JobState, Stores
 from ndcass.volume import read_box
+from ndcass.writer import write_box
 
 Voxels = npt.NDArray[Any]  # whatever type a test is about
 
@@ -58,3 +65,86 @@ async def wrong_levels(
         if not np.array_equal(found, expected, equal_nan=channel.dtype.kind == "f"):
             wrong.append((stage.level.level, stage.neariso))
     return wrong
+
+
+OPEN = (JobState.PENDING, JobState.STARTED)
+
+
+class Volume:
+    """A dataset with one channel."""
+
+    def __init__(self, stores: Stores, dataset: Dataset, channel: Channel) -> None:
+        self.stores = stores
+        self.dataset = dataset
+        self.geometry = dataset.geometry
+        self.channel = channel
+        self.rng = np.random.default_rng(5)
+
+    async def now(self) -> Channel:
+        self.channel = await self.stores.catalog.channel("proj", "em")
+        return self.channel
+
+    @property
+    def base(self) -> Place:
+        return Place(self.channel, self.dataset.level(self.channel.resolution))
+
+    def random(self, box: Box) -> Any:
+        """Voxels of any value, or a few labels."""
+        dtype = self.channel.dtype
+        if self.channel.is_annotation:
+            return self.rng.integers(0, 4, box.shape_zyx).astype(dtype)
+        if dtype.kind == "f":
+            return self.rng.standard_normal(box.shape_zyx).astype(dtype)
+        info = np.iinfo(dtype)
+        return self.rng.integers(info.min, info.max, box.shape_zyx, dtype=dtype, endpoint=True)
+
+    async def write(self, box: Box | None = None, *, t: int = 0, zeros: bool = False) -> None:
+        await self.now()
+        box = box or whole(self.base.level)
+        voxels = self.random(box)
+        if zeros:
+            voxels[...] = 0
+        await write_box(self.stores, self.base, t, box, voxels, op=WriteOp.REPLACE)
+
+    async def propagate(self) -> Job:
+        await set_propagation(self.stores, [await self.now()], [1])
+        return await self.finished()
+
+    async def finished(self) -> Job:
+        """Work on jobs until none is open; the newest one."""
+        stop = asyncio.Event()
+        work = asyncio.create_task(
+            run_jobs(self.stores, HANDLERS, owner="w", stop=stop, poll_s=0.01)
+        )
+        try:
+            async with asyncio.timeout(50):
+                while any(job.state in OPEN for job in await self.stores.jobs.jobs()):
+                    await asyncio.sleep(0.01)
+        finally:
+            stop.set()
+            await work
+        await self.now()
+        return (await self.stores.jobs.jobs())[0]
+
+    async def refresh(self) -> Job:
+        await self.stores.jobs.submit_once(REFRESH_JOB, self.channel.id)
+        return await self.finished()
+
+    async def wrong(self, rule: Rule = Rule.NEAREST, t: int = 0) -> list[tuple[int, bool]]:
+        return await wrong_levels(self.stores, self.channel, self.geometry, rule, t)
+
+    async def stale(self) -> int:
+        return sum((await self.stores.stale.counts(self.channel.id)).values())
+
+
+async def volume_of(
+    stores: Stores, *, dataset: Mapping[str, Any] | None = None, **channel: Any
+) -> Volume:
+    """Small, of sizes that are no power of two, with three levels above the base."""
+    fields = {"ximagesize": 301, "yimagesize": 263, "zimagesize": 37, "scalinglevels": 3}
+    made = Dataset("brain", user=1, **{**fields, **(dataset or {})})
+    await stores.catalog.create_dataset(made)
+    await stores.catalog.create_project(Project("proj", 1, "brain"))
+    kind = {"channel_type": "image", "channel_datatype": "uint8", **channel}
+    stored_channel = await stores.catalog.create_channel(Channel(0, "proj", "em", **kind))
+    return Volume(stores, made, stored_channel)

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import tracemalloc
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,10 @@ from ndcass import morton, propagation
 from ndcass.downsample import Rule
 from ndcass.errors import Conflict, CorruptValue, NotFound, StoreUnavailable
 from ndcass.geometry import Box
-from ndcass.jobs import HANDLERS, pyramid
-from ndcass.jobs.runner import JobLost, run_jobs
+from ndcass.jobs import pyramid
+from ndcass.jobs.runner import JobLost
 from ndcass.merge import WriteOp
-from ndcass.model import Channel, Dataset, Project
+from ndcass.model import Channel, Dataset
 from ndcass.place import Place
 from ndcass.propagation import (
     PROPAGATE_JOB,
@@ -28,109 +27,10 @@ from ndcass.propagation import (
     set_propagation,
 )
 from ndcass.pyramid import cuboid_count, stages
-from ndcass.store.base import PLAIN, REFRESH_JOB, CuboidAddress, Job, JobState, Stores
-from ndcass.store.embedded import open_embedded
-from ndcass.store.memory import MemoryStores
+from ndcass.store.base import PLAIN, REFRESH_JOB, JobState, Stores
 from ndcass.volume import read_slabs
 from ndcass.writer import write_box
-from tests.pyramids import recomputed, stored, whole, wrong_levels
-
-OPEN = (JobState.PENDING, JobState.STARTED)
-
-
-@pytest.fixture(params=["memory", "memory, level by level", "embedded"])
-async def stores(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Stores]:
-    """Small volumes are rebuilt in one batch, unless they are told to go level by level."""
-    if request.param.endswith("level by level"):
-        monkeypatch.setattr(pyramid, "LEAST_TOGETHER", 0)
-        monkeypatch.setattr(pyramid, "TOGETHER_BYTES", 0)
-    is_memory = request.param.startswith("memory")
-    opened: Stores = MemoryStores() if is_memory else await open_embedded(tmp_path)
-    yield opened
-    await opened.close()
-
-
-class Volume:
-    """A dataset with one channel."""
-
-    def __init__(self, stores: Stores, dataset: Dataset, channel: Channel) -> None:
-        self.stores = stores
-        self.dataset = dataset
-        self.geometry = dataset.geometry
-        self.channel = channel
-        self.rng = np.random.default_rng(5)
-
-    async def now(self) -> Channel:
-        self.channel = await self.stores.catalog.channel("proj", "em")
-        return self.channel
-
-    @property
-    def base(self) -> Place:
-        return Place(self.channel, self.dataset.level(self.channel.resolution))
-
-    def random(self, box: Box) -> Any:
-        """Voxels of any value, or a few labels."""
-        dtype = self.channel.dtype
-        if self.channel.is_annotation:
-            return self.rng.integers(0, 4, box.shape_zyx).astype(dtype)
-        if dtype.kind == "f":
-            return self.rng.standard_normal(box.shape_zyx).astype(dtype)
-        info = np.iinfo(dtype)
-        return self.rng.integers(info.min, info.max, box.shape_zyx, dtype=dtype, endpoint=True)
-
-    async def write(self, box: Box | None = None, *, t: int = 0, zeros: bool = False) -> None:
-        await self.now()
-        box = box or whole(self.base.level)
-        voxels = self.random(box)
-        if zeros:
-            voxels[...] = 0
-        await write_box(self.stores, self.base, t, box, voxels, op=WriteOp.REPLACE)
-
-    async def propagate(self) -> Job:
-        await set_propagation(self.stores, [await self.now()], [1])
-        return await self.finished()
-
-    async def finished(self) -> Job:
-        """Work on jobs until none is open; the newest one."""
-        stop = asyncio.Event()
-        work = asyncio.create_task(
-            run_jobs(self.stores, HANDLERS, owner="w", stop=stop, poll_s=0.01)
-        )
-        try:
-            async with asyncio.timeout(50):
-                while any(job.state in OPEN for job in await self.stores.jobs.jobs()):
-                    await asyncio.sleep(0.01)
-        finally:
-            stop.set()
-            await work
-        await self.now()
-        return (await self.stores.jobs.jobs())[0]
-
-    async def refresh(self) -> Job:
-        await self.stores.jobs.submit_once(REFRESH_JOB, self.channel.id)
-        return await self.finished()
-
-    async def wrong(self, rule: Rule = Rule.NEAREST, t: int = 0) -> list[tuple[int, bool]]:
-        return await wrong_levels(self.stores, self.channel, self.geometry, rule, t)
-
-    async def stale(self) -> int:
-        return sum((await self.stores.stale.counts(self.channel.id)).values())
-
-
-async def volume_of(
-    stores: Stores, *, dataset: Mapping[str, Any] | None = None, **channel: Any
-) -> Volume:
-    """Small, of sizes that are no power of two, with three levels above the base."""
-    fields = {"ximagesize": 301, "yimagesize": 263, "zimagesize": 37, "scalinglevels": 3}
-    made = Dataset("brain", user=1, **{**fields, **(dataset or {})})
-    await stores.catalog.create_dataset(made)
-    await stores.catalog.create_project(Project("proj", 1, "brain"))
-    kind = {"channel_type": "image", "channel_datatype": "uint8", **channel}
-    stored_channel = await stores.catalog.create_channel(Channel(0, "proj", "em", **kind))
-    return Volume(stores, made, stored_channel)
-
+from tests.pyramids import recomputed, stored, volume_of
 
 ISOTROPIC = {"scalingoption": 1}
 FLAT = {"zvoxelres": 0.4}
@@ -486,18 +386,6 @@ async def test_a_build_whose_cancellation_stopped_half_way_is_cancelled_again(
     assert (await volume.now()).propagate == 0
 
 
-async def test_a_channel_whose_build_ended_without_a_word_is_found(stores: Stores) -> None:
-    volume = await volume_of(stores)
-    await volume.write()
-    await set_propagation(stores, [volume.channel], [1])
-    await stores.stale.mark([CuboidAddress(volume.channel.id, PLAIN, 1, 0, 0)])
-    [job] = await stores.jobs.jobs()
-    await stores.jobs.cancel(job.id)
-    async with refreshing(stores), asyncio.timeout(30):
-        while (await volume.now()).propagate:
-            await asyncio.sleep(0.01)
-
-
 async def test_a_damaged_cuboid_keeps_no_other_from_being_rebuilt(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -523,19 +411,6 @@ async def test_a_damaged_cuboid_keeps_no_other_from_being_rebuilt(
     assert 0 < await volume.stale() < marked
     assert (await volume.refresh()).state == JobState.SUCCESS
     assert await volume.wrong() == []
-
-
-async def test_a_refresh_that_failed_is_not_begun_again_and_again(stores: Stores) -> None:
-    volume = await volume_of(stores, propagate=2)
-    await volume.write(Box((0, 0, 0), (2, 40, 40)))
-    await stores.jobs.submit_once(REFRESH_JOB, volume.channel.id)
-    claimed = await stores.jobs.claim([REFRESH_JOB], owner="w", lease_s=60)
-    assert claimed is not None
-    await stores.jobs.finish(claimed.id, owner="w", error="damaged")
-    await pyramid._submit_refresh(stores, volume.channel.id, found=True)
-    assert len(await stores.jobs.jobs()) == 1
-    await pyramid._submit_refresh(stores, volume.channel.id, found=False)
-    assert len(await stores.jobs.jobs()) == 2
 
 
 async def test_a_deleted_channel_is_not_built(stores: Stores) -> None:
@@ -564,67 +439,6 @@ async def test_a_level_is_not_made_of_an_old_one(stores: Stores) -> None:
     assert np.array_equal(await stored(stores, volume.channel, second), before)
     assert [count async for count in pyramid._rebuilt(work, first)] == [1]
     assert [count async for count in pyramid._rebuilt(work, second)] == [1]
-
-
-@contextlib.asynccontextmanager
-async def refreshing(stores: Stores) -> AsyncIterator[None]:
-    """As a worker does it."""
-    stop = asyncio.Event()
-    work = [
-        asyncio.create_task(pyramid.refresh_stale(stores, stop)),
-        asyncio.create_task(run_jobs(stores, HANDLERS, owner="w", stop=stop, poll_s=0.01)),
-    ]
-    try:
-        yield
-    finally:
-        stop.set()
-        await asyncio.gather(*work)
-
-
-async def no_marks(volume: Volume) -> None:
-    async with asyncio.timeout(30):
-        while await volume.stale():
-            await asyncio.sleep(0.01)
-
-
-async def test_edits_are_refreshed_without_being_asked_for(stores: Stores) -> None:
-    volume = await volume_of(stores, propagate=2)
-    async with refreshing(stores):
-        for _ in range(6):
-            await volume.write(Box((0, 0, 0), (2, 40, 40)))
-        await no_marks(volume)
-    assert await volume.wrong() == []
-    kinds = [job.kind for job in await stores.jobs.jobs()]
-    assert set(kinds) == {REFRESH_JOB}
-
-
-async def test_edits_that_follow_closely_share_a_job(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pyramid, "GATHER_S", 3600.0)
-    volume = await volume_of(stores, propagate=2)
-    async with refreshing(stores):
-        for _ in range(4):
-            await volume.write(Box((0, 0, 0), (2, 40, 40)))
-            await asyncio.sleep(0.05)
-    assert len(await stores.jobs.jobs()) == 1
-
-
-async def test_what_others_marked_is_found_by_a_look(stores: Stores) -> None:
-    volume = await volume_of(stores, propagate=2)
-    await volume.write(Box((0, 0, 0), (2, 40, 40)))
-    async with refreshing(stores):
-        await no_marks(volume)
-    assert await volume.wrong() == []
-
-
-async def test_marks_of_a_channel_that_is_not_propagated_are_left(stores: Stores) -> None:
-    volume = await volume_of(stores, propagate=1)
-    async with refreshing(stores):
-        await volume.write(Box((0, 0, 0), (2, 40, 40)))
-        await asyncio.sleep(0.1)
-    assert await stores.jobs.jobs() == []
-    assert await volume.stale() > 0
 
 
 def test_the_model_of_these_tests_halves_by_hand() -> None:
