@@ -6,7 +6,7 @@ stored follow from it is in ``annotation.py``.
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence, Set
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -125,7 +125,7 @@ async def find(
 
 
 async def _forget(
-    stores: Stores, place: Place, label: int, codes: Iterable[int], began_s: float
+    stores: Stores, place: Place, label: int, codes: Set[int], began_s: float
 ) -> None:
     """Drop entries of the index that are wrong, unless a write may be about to make them right."""
     older_than_s = stores.labels.window_s + time.monotonic() - began_s
@@ -133,7 +133,7 @@ async def _forget(
     wrong = [
         entry
         for entry in await stores.labels.mortons(channel_id, level, label)
-        if entry[0] == OBJECT_TIMESTEP and entry[1] in set(codes)
+        if entry[0] == OBJECT_TIMESTEP and entry[1] in codes
     ]
     try:
         await stores.labels.discard(channel_id, level, label, wrong, older_than_s=older_than_s)

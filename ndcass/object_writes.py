@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,22 @@ class PostedObject:
     voxels: PostedVoxels | None = None
 
 
+class _Post(NamedTuple):
+    """A request to write objects."""
+
+    stores: Stores
+    view: TokenView
+    channel: Channel
+    posted: Sequence[PostedObject]
+    op: WriteOp
+    usage: Usage
+
+    @property
+    def chosen_ids(self) -> list[int]:
+        """The ids that the client chose."""
+        return [p.item.id for p in self.posted if p.item.id]
+
+
 async def create_objects(
     stores: Stores,
     view: TokenView,
@@ -85,35 +102,29 @@ async def create_objects(
     ReadOnly, Conflict
         If nothing may be written to the channel.
     """
-    await _check(stores, view, channel, posted, op)
-    chosen = [p.item.id for p in posted if p.item.id]
+    post = _Post(stores, view, channel, posted, op, usage)
+    await _check(post)
+    chosen = post.chosen_ids
     if len(set(chosen)) < len(chosen):
         twice = next(i for i in chosen if chosen.count(i) > 1)
         raise AlreadyExists(f"object {twice} is in the file more than once")
     if chosen:
         await stores.objects.claim(channel.id, chosen)
-    return await to_its_end(_create(stores, view, channel, posted, op, usage))
+    return await to_its_end(_create(post))
 
 
-async def _create(
-    stores: Stores,
-    view: TokenView,
-    channel: Channel,
-    posted: Sequence[PostedObject],
-    op: WriteOp,
-    usage: Usage,
-) -> list[int]:
-    claimed = [p.item.id for p in posted if p.item.id]
+async def _create(post: _Post) -> list[int]:
+    claimed = post.chosen_ids
     try:
-        ids = await _assigned(stores, channel, posted)
+        ids = await _assigned(post.stores, post.channel, post.posted)
         claimed = ids
-        await _write_new(stores, view, channel, posted, ids, op, usage)
+        await _write_new(post, ids)
         return ids
     except StoreTimeout:
         raise  # what became of it is settled later, by whoever finds the note
     except BaseException:
         with contextlib.suppress(StoreError):  # else the claims end by themselves
-            await stores.objects.delete(channel.id, claimed)
+            await post.stores.objects.delete(post.channel.id, claimed)
         raise
 
 
@@ -154,15 +165,8 @@ async def _new_ids(stores: Stores, channel: Channel, count: int, chosen: set[int
     raise AlreadyExists("ids are taken faster than they are assigned: try again")
 
 
-async def _write_new(
-    stores: Stores,
-    view: TokenView,
-    channel: Channel,
-    posted: Sequence[PostedObject],
-    ids: Sequence[int],
-    op: WriteOp,
-    usage: Usage,
-) -> None:
+async def _write_new(post: _Post, ids: Sequence[int]) -> None:
+    stores, view, channel, posted, op, usage = post
     voxels = _voxels_of(view, posted, ids)
     stored = [_stored(p.item, object_id) for p, object_id in zip(posted, ids, strict=True)]
     if not voxels:
@@ -232,23 +236,17 @@ async def update_objects(
     InvalidRequest, ReadOnly, Conflict
         As `create_objects`.
     """
-    await _check(stores, view, channel, posted, op)
+    post = _Post(stores, view, channel, posted, op, usage)
+    await _check(post)
     ids = [p.item.id for p in posted]
     if 0 in ids:
         raise NotFound("what is updated needs an id")
     await read_objects(stores, channel, ids)
-    return await to_its_end(_update(stores, view, channel, posted, op, usage))
+    return await to_its_end(_update(post, ids))
 
 
-async def _update(
-    stores: Stores,
-    view: TokenView,
-    channel: Channel,
-    posted: Sequence[PostedObject],
-    op: WriteOp,
-    usage: Usage,
-) -> list[int]:
-    ids = [p.item.id for p in posted]
+async def _update(post: _Post, ids: list[int]) -> list[int]:
+    stores, view, channel, posted, op, usage = post
     voxels = _voxels_of(view, posted, ids)
     if voxels:
         await annotation.write_object_voxels(stores, view, channel, voxels, op, usage=usage)
@@ -277,7 +275,7 @@ async def write_voxels(
     for p in posted:
         if not p.item.id:
             raise Malformed(f"group {p.name[:80]!r}: whose voxels they are is an id from 1 on")
-    await _check(stores, view, channel, posted, op)
+    await _check(_Post(stores, view, channel, posted, op, usage))
     voxels = _voxels_of(view, posted, [p.item.id for p in posted])
     if voxels:
         write = annotation.write_object_voxels(stores, view, channel, voxels, op, usage=usage)
@@ -287,20 +285,14 @@ async def write_voxels(
 # -- checks, before anything is changed
 
 
-async def _check(
-    stores: Stores,
-    view: TokenView,
-    channel: Channel,
-    posted: Sequence[PostedObject],
-    op: WriteOp,
-) -> None:
-    check_annotation(channel)
-    check_writable(channel)
-    if any(p.voxels is not None for p in posted):
-        await check_unlocked(stores, channel)
-    for p in posted:
+async def _check(post: _Post) -> None:
+    check_annotation(post.channel)
+    check_writable(post.channel)
+    if any(p.voxels is not None for p in post.posted):
+        await check_unlocked(post.stores, post.channel)
+    for p in post.posted:
         try:
-            _check_one(view, channel, p, op)
+            _check_one(post.view, post.channel, p, post.op)
         except InvalidRequest as error:
             raise type(error)(f"object {p.name[:80]!r}: {error}") from error
 
@@ -325,8 +317,9 @@ def _check_one(view: TokenView, channel: Channel, posted: PostedObject, op: Writ
 
 def _check_offset(lowest_zyx: Sequence[int], offset_zyx: Zyx) -> None:
     if any(at < offset for at, offset in zip(lowest_zyx, offset_zyx, strict=True)):
-        raise OutOfBounds(f"voxels from {lowest_zyx} on (z, y, x); the dataset begins at "
-                          f"{offset_zyx}")  # fmt: skip
+        raise OutOfBounds(
+            f"voxels from {lowest_zyx} on (z, y, x); the dataset begins at {offset_zyx}"
+        )
 
 
 def _voxels_of(

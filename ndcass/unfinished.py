@@ -118,8 +118,10 @@ async def settle_all(stores: Stores, *, now_s: Callable[[], float] = time.time) 
             except NdcassError as error:  # a channel that is read-only now, or gone
                 log.warning(
                     "unfinished changes in channel %s of project %s stay: %s",
-                    channel.channel_name, project.project_name, error,
-                )  # fmt: skip
+                    channel.channel_name,
+                    project.project_name,
+                    error,
+                )
     return settled
 
 
