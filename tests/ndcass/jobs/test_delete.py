@@ -25,7 +25,7 @@ from ndcass.store.base import (
 )
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
-from ndcass.writer import cutout_writer
+from ndcass.writer import CutoutWriter, cutout_writer
 
 
 @pytest.fixture(params=["memory", "embedded"])
@@ -122,16 +122,21 @@ async def test_a_delete_that_failed_half_way_can_be_run_again(
     assert await parts_of(stores, channel.id) == (0, 0, 0, 0, 0)
 
 
+async def write_and_delete(stores: Stores, writer: CutoutWriter, channel: Channel) -> None:
+    """Hand voxels over for a channel, which is deleted before they are committed."""
+    level = (await stores.catalog.dataset("brain")).level(0)
+    voxels = np.ones((2, 2, 2), dtype="<u4")
+    await writer.write(Place(channel, level), 0, Box((0, 0, 0), (2, 2, 2)), voxels)
+    await stores.catalog.delete_channel("proj", "em")
+    [deletion] = await stores.jobs.jobs()
+    await run_until_ended(stores, deletion.id)
+
+
 @pytest.mark.usefixtures("project")
 async def test_a_write_into_a_channel_that_is_gone_is_not_even_stored(stores: Stores) -> None:
     channel = await filled_channel(stores, "em")
-    level = (await stores.catalog.dataset("brain")).level(0)
     async with cutout_writer(stores) as writer:
-        voxels = np.ones((2, 2, 2), dtype="<u4")
-        await writer.write(Place(channel, level), 0, Box((0, 0, 0), (2, 2, 2)), voxels)
-        await stores.catalog.delete_channel("proj", "em")
-        [deletion] = await stores.jobs.jobs()
-        await run_until_ended(stores, deletion.id)
+        await write_and_delete(stores, writer, channel)
         with pytest.raises(NotFound):
             await writer.commit()
     assert await parts_of(stores, channel.id) == (0, 0, 0, 0, 0)
@@ -142,13 +147,8 @@ async def test_a_write_that_ends_after_its_channels_deletion_leaves_nothing(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel = await filled_channel(stores, "em")
-    level = (await stores.catalog.dataset("brain")).level(0)
     async with cutout_writer(stores) as writer:
-        voxels = np.ones((2, 2, 2), dtype="<u4")
-        await writer.write(Place(channel, level), 0, Box((0, 0, 0), (2, 2, 2)), voxels)
-        await stores.catalog.delete_channel("proj", "em")
-        [deletion] = await stores.jobs.jobs()
-        await run_until_ended(stores, deletion.id)
+        await write_and_delete(stores, writer, channel)
         live_channel = stores.catalog.live_channel
 
         async def deleted_next(channel_id: int) -> Channel:
