@@ -126,19 +126,22 @@ def _check_labels(channel: Channel, labels: Iterable[int]) -> None:
 
 def _check_places(item: ObjectVoxels, place: Place) -> None:
     """Refuse voxels in front of the volume, or beyond what cuboids can be numbered for."""
-    corners = [np.array(corner, dtype=np.int64) for corner, _ in item.blocks]
-    stops = [np.array(corner) + mask.shape for corner, mask in item.blocks]
+    # First and last voxels, as Python's numbers: clients send some that fit into no other type.
+    ends: list[tuple[Sequence[int], Sequence[int]]] = [
+        (corner, [a + size - 1 for a, size in zip(corner, mask.shape, strict=True)])
+        for corner, mask in item.blocks
+    ]
     points = item.points_zyx
     if points is not None and len(points):
         if points.ndim != 2 or points.shape[1] != 3:
             raise InvalidRequest(f"points of shape {points.shape} are not (n, 3)")
-        corners.append(points.min(axis=0))
-        stops.append(points.max(axis=0) + 1)
-    most = np.array(place.cuboid_zyx) << morton.AXIS_BITS
-    for corner, stop in zip(corners, stops, strict=True):
-        if (corner < 0).any():
+        ends.append((points.min(axis=0).tolist(), points.max(axis=0).tolist()))
+    for first, last in ends:
+        if min(first) < 0:
             raise OutOfBounds(f"object {item.label} has voxels below the offset of the dataset")
-        if (stop > most).any():
+        if any(
+            at // size >> morton.AXIS_BITS for at, size in zip(last, place.cuboid_zyx, strict=True)
+        ):
             raise OutOfBounds(f"object {item.label} has voxels beyond what can be stored")
 
 

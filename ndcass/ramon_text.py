@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from ndcass.errors import InvalidRequest, Malformed
 from ndcass.ramon import AXES, MAX_NUMBER_CHARACTERS, SHOWN_CHARACTERS, Field, Kind, Value, checked
 
+# A key and its value.
+PAIR = 2
+
 _INTEGER = re.compile(r"[+-]?[0-9]+\Z")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?\Z")
 
@@ -63,6 +66,8 @@ def pairs_text(pairs: Mapping[str, Sequence[str]]) -> str:
 def parse_pairs(text: str) -> dict[str, tuple[str, ...]]:
     """Pairs of such lines, also with LF alone or without a last one; of two with one key the last.
 
+    Lines of nothing but blanks are none.
+
     Raises
     ------
     Malformed
@@ -71,7 +76,7 @@ def parse_pairs(text: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     try:
         for line in csv.reader(io.StringIO(text, newline="")):
-            if not line:
+            if not "".join(line).strip() and len(line) < PAIR:
                 continue
             key, value = line
             found[key] = (value,)

@@ -22,6 +22,8 @@ from ndcass.server.formats.ramon_hdf5 import ObjectFile
 from ndcass.server.volume_params import parse_volume
 
 NO_DATA, VOXELS, CUTOUT = "nodata", "voxels", "cutout"
+# Old clients end their requests with it; it says nothing.
+_SAYS_NOTHING = "remap"
 BOUNDING_BOX, CUBOIDS = "boundingbox", "cuboids"
 # A block of this many voxels or more is refused, as the original does.
 MAX_BLOCK_VOXELS = 1 << 28
@@ -37,23 +39,26 @@ class Data(NamedTuple):
     box: Box | None = None
 
 
-def parse_data(view: TokenView, words: Sequence[str]) -> Data:
-    """What the words behind the ids ask for.
+def parse_data(view: TokenView, tail: str) -> Data:
+    """What the path behind the ids asks for.
 
     Raises
     ------
     Malformed
-        If the level is missing.
+        If it ends where a level should begin.
     InvalidRequest
         If a word is unknown, or level or box are none of the dataset.
     """
+    words = [word for word in tail.split("/") if word not in ("", _SAYS_NOTHING)]
     if not words or words[0] == NO_DATA:
         return Data(NO_DATA)
     word, *rest = words
     if word not in (VOXELS, CUTOUT, BOUNDING_BOX, CUBOIDS):
         raise InvalidRequest(f"{word[:80]!r} is nothing that can be asked of an object")
     if not rest:
-        raise Malformed(f"{word} needs a level: {word}/0/")
+        # An empty level was a refusal of the original, a path that is too short broke it.
+        kind = InvalidRequest if tail.endswith("/") else Malformed
+        raise kind(f"{word} needs a level: {word}/0/")
     level = parse_level(view, rest[0])
     ranges = [item for item in rest[1:] if "," in item]
     if word != CUTOUT or not ranges:

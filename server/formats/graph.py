@@ -30,8 +30,14 @@ def encode_graph(edges: Sequence[tuple[int, int]], kind: str) -> bytes:
 
     if kind in REFUSED:
         raise Malformed(f"{kind} is not offered: graphml, adjlist, edgelist, gexf, gml, pajek are")
+
+    def write_adjlist(graph: Any, out: io.BytesIO) -> None:  # of networkx, as all graphs here
+        # networkx's own writer begins with the command line of this process.
+        lines = ("# segments joined by synapses", *networkx.generate_adjlist(graph))
+        out.write("".join(f"{line}\n" for line in lines).encode())
+
     writers: dict[str, Callable[[Any, io.BytesIO], None]] = {
-        "adjlist": networkx.write_adjlist,
+        "adjlist": write_adjlist,
         "edgelist": networkx.write_edgelist,
         "gexf": networkx.write_gexf,
         "gml": networkx.write_gml,

@@ -6,6 +6,7 @@ the name of its group.
 """
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -305,7 +306,7 @@ def _number_type(dataset: h5py.h5d.DatasetID, name: str) -> np.dtype[Any]:
 
 
 def _whole(number: int | float, name: str) -> int:
-    if number != number or number != int(number):
+    if not math.isfinite(number) or number != int(number):
         raise Malformed(f"{name} is {number}; it is a whole number")
     return int(number)
 

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from ndcass import object_writes, ramon
 from ndcass.concurrency import bounded_map, run_cpu
-from ndcass.errors import InvalidRequest, Malformed, TooLarge
+from ndcass.errors import BadBody, InvalidRequest, Malformed, TooLarge
 from ndcass.merge import WriteOp
 from ndcass.model import Channel, TokenView
 from ndcass.object_writes import PostedObject
@@ -70,7 +70,10 @@ async def _write_json(
     request: web.Request, view: TokenView, channel: Channel, words: frozenset[str]
 ) -> web.StreamResponse:
     """One object; what it is called in the body does not matter."""
-    sent = await json_body(request)
+    try:
+        sent = await json_body(request)
+    except BadBody as error:  # as bodies of HDF5 that are none
+        raise Malformed(str(error)) from error
     if len(sent) != 1:
         raise InvalidRequest(f"the body has {len(sent)} objects; one is posted at a time")
     [(name, flat)] = sent.items()
@@ -105,12 +108,11 @@ async def get_objects(request: web.Request, match: Match) -> web.StreamResponse:
     """GET some objects, as HDF5 with the voxels that the path asks for, or as JSON."""
     view = await open_token(request, match.token, write=False)
     channel = channel_of(view, match.names["channel"])
-    words = [word for word in match.tail.split("/") if word]
     stores = request.app[STORES]
     items = await read_objects(stores, channel, listed_ids(match.names["ids"]))
-    if words[:1] == [_JSON]:
+    if match.tail.partition("/")[0] == _JSON:
         return json_response({str(item.id): ramon.stored_fields(item) for item in items})
-    data = parse_data(view, words)
+    data = parse_data(view, match.tail)
     links = await bounded_map(
         lambda item: relations(stores, channel, item), items, limit=RELATIONS_AT_ONCE
     )

@@ -84,7 +84,10 @@ async def read_slice(request: web.Request, match: Match) -> web.StreamResponse:
     """GET a plane on which only some labels are drawn."""
     view = await open_token(request, match.token, write=False)
     plane = match.service.removesuffix("anno")
-    params = parse_plane(plane, match.tail)._replace(filter_ids=filter_ids(match.names["ids"]))
+    # Unlike other planes, these may go without a final slash (annotation plane 0.1).
+    params = parse_plane(plane, f"{match.tail}/")._replace(
+        filter_ids=filter_ids(match.names["ids"])
+    )
     cutout = resolve(view, match.channels, params)
     drawing = slice_drawing(cutout, plane)
     return await send_picture(request, await _of_segments(request, drawing), "slice")

@@ -131,6 +131,10 @@ async def test_an_object_reads_back_beyond_the_image_and_not_below_it(volume: Vo
         await write(volume, of_points(8, [(-1, 0, 0), (1, 1, 1)]))
     with pytest.raises(OutOfBounds, match="beyond"):
         await write(volume, of_points(8, [(0, 0, 128 << 21)]))
+    for far_corner in ((1 << 63) - 1, 1 << 64):
+        block = ObjectVoxels(8, 0, None, [((0, 0, far_corner), np.ones((1, 1, 1), dtype=np.bool_))])
+        with pytest.raises(OutOfBounds, match="beyond"):
+            await write(volume, block)
     assert await points_of(volume, 8) == set()
 
 

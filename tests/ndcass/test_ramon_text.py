@@ -16,7 +16,7 @@ def test_pairs_come_back_from_their_lines(pairs: dict[str, str]) -> None:
 
 
 def test_pairs_are_read_with_any_line_end_and_the_last_of_a_key_counts() -> None:
-    assert ramon_text.parse_pairs("a,1\r\n\r\nb,2\na,3") == {"a": ("3",), "b": ("2",)}
+    assert ramon_text.parse_pairs("a,1\r\n\r\nb,2\n  \na,3") == {"a": ("3",), "b": ("2",)}
     with pytest.raises(Malformed):
         ramon_text.parse_pairs("a,1,2\r\n")
 

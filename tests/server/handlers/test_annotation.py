@@ -26,6 +26,9 @@ JSON_SYNAPSE = {"ann_type": 2, "ann_author": "ann", "syn_segments": [7, 3], "not
         ({"XYZOFFSET": [1, 2, 3]}, 400),
         (voxels((5, 5, 0)), 404),  # below the offset
         (voxels((5, 5, 5), level=9), 404),
+        ({**block((5, 5, 5), (1, 1, 1)), "XYZOFFSET": np.array([2**64 - 1, 5, 5], "<u8")}, 404),
+        ({**block((5, 5, 5), (1, 1, 1)), "XYZOFFSET": np.array([np.inf, 5, 5])}, 400),
+        ({"VOXELS": np.array([[2**63 - 1, 5, 5]], "<u8")}, 404),
         ({"METADATA/KVPAIRS": "ann_status,3\r\n"}, 400),
         ({"METADATA/KVPAIRS": "one,two,three"}, 400),
         ({"METADATA/CONFIDENCE": "much"}, 400),
@@ -224,7 +227,7 @@ async def test_exceptions_are_in_every_read_of_an_object(annotated: Running) -> 
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("2/voxels/", 400),
+        ("2/voxels/", 404),
         ("2/cutout", 400),
         ("2/voxels/x/", 404),
         ("2/voxels/9/", 404),
@@ -248,7 +251,14 @@ async def test_reads_that_make_no_sense_are_refused(
 
 async def test_an_object_that_is_named_twice_comes_once(annotated: Running) -> None:
     await made(annotated, {"o": {"ann_id": 2}})
-    assert "2/ANNOTATION_TYPE" in await read(annotated, "2,2,/remap/".replace("remap", "nodata"))
+    assert "2/ANNOTATION_TYPE" in await read(annotated, "2,2,/nodata/")
+
+
+async def test_a_remap_at_the_end_of_a_read_says_nothing(annotated: Running) -> None:
+    await made(annotated, object_file(("2", voxels((1, 1, 5)))))
+    for path in ("", "nodata/", "voxels/0/", "cutout/0/", "cutout/0/0,3/0,3/4,6/"):
+        plain = await read(annotated, f"2/{path}")
+        assert await read(annotated, f"2/{path}remap/") == plain
 
 
 async def test_a_neuron_shows_its_segments_in_its_own_colour(annotated: Running) -> None:
@@ -288,6 +298,11 @@ async def test_json_that_is_no_object_is_refused(
     annotated: Running, body: dict[str, Any], status: int
 ) -> None:
     assert (await post(annotated, "json/", body))[0] == status
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff"])
+async def test_bodies_that_are_no_json_are_malformed(annotated: Running, body: bytes) -> None:
+    assert (await post(annotated, "json/", body))[0] == 400
 
 
 async def test_pairs_with_several_values_come_back_as_a_list(annotated: Running) -> None:

@@ -1,6 +1,8 @@
 """Queries, fields and merges over HTTP: what the recordings do not show."""
 
 import asyncio
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -145,6 +147,11 @@ async def test_a_graph_has_an_edge_a_synapse_in_the_box(annotated: Running) -> N
     assert answer.headers["Content-Disposition"] == 'attachment; filename="output.edgelist"'
     answer = await annotated.get(f"{graph}/edgelist/0,7/0,8/1,4/")
     assert len((await answer.text()).splitlines()) == 3
+    answer = await annotated.get(f"{graph}/adjlist/")
+    comment, *lines = (await answer.text()).splitlines()
+    assert comment.startswith("#")
+    assert Path(sys.argv[0]).name not in comment
+    assert sum(len(line.split()) - 1 for line in lines) == 4
     assert b"<graphml" in await (await annotated.get(graph)).read()
     for path, status in (("yaml/", 400), ("gml/90,99/90,99/1,4/", 404), ("gml/x/", 404)):
         assert await annotated.status(f"{graph}/{path}") == status
