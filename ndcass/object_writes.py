@@ -34,7 +34,15 @@ from ndcass.place import writing_place
 from ndcass.propagation import check_unlocked
 from ndcass.ramon import ID_KEY, RamonObject, stored_fields
 from ndcass.store.base import StoredObject, Stores
-from ndcass.unfinished import LONGEST_CHANGE_S, Work, drop_note, finish_merge, make_note
+from ndcass.unfinished import (
+    LONGEST_CHANGE_S,
+    Work,
+    begin_change,
+    drop_note,
+    finish_merge,
+    make_note,
+    wait_for_deletes,
+)
 from ndcass.volume import Usage
 from ndcass.writer import check_writable
 
@@ -116,6 +124,8 @@ async def create_objects(
 async def _create(post: _Post) -> list[int]:
     claimed = post.chosen_ids
     try:
+        if claimed:
+            await wait_for_deletes(post.stores, post.channel, claimed)
         ids = await _assigned(post.stores, post.channel, post.posted)
         claimed = ids
         await _write_new(post, ids)
@@ -247,10 +257,16 @@ async def update_objects(
 
 async def _update(post: _Post, ids: list[int]) -> list[int]:
     stores, view, channel, posted, op, usage = post
-    voxels = _voxels_of(view, posted, ids)
-    if voxels:
-        await annotation.write_object_voxels(stores, view, channel, voxels, op, usage=usage)
-    await _put(stores, channel, [_stored(p.item, p.item.id) for p in posted])
+    note = await begin_change(stores, channel, Work.UPDATE, ids)
+    try:
+        await read_objects(stores, channel, ids)
+        voxels = _voxels_of(view, posted, ids)
+        if voxels:
+            await annotation.write_object_voxels(stores, view, channel, voxels, op, usage=usage)
+        await _put(stores, channel, [_stored(p.item, p.item.id) for p in posted])
+    finally:
+        with contextlib.suppress(StoreError):  # it says nothing once it is old
+            await drop_note(stores, channel, note)
     return ids
 
 
@@ -365,7 +381,7 @@ async def delete_objects(
 
 
 async def _delete(stores: Stores, view: TokenView, channel: Channel, ids: Sequence[int]) -> None:
-    note = await make_note(stores, channel, Work.WHOLE, ids)
+    note = await begin_change(stores, channel, Work.DELETE, ids)
     await stores.objects.delete(channel.id, ids)
     await annotation.erase_labels(stores, view, channel, ids)
     await drop_note(stores, channel, note)
@@ -391,16 +407,25 @@ async def merge_objects(
     wanted = list(dict.fromkeys(ids))
     if len(wanted) < MIN_MERGED:
         raise Malformed("a merge needs two ids or more")
-    try:
-        await read_objects(stores, channel, wanted)
-    except NotFound as error:
-        raise NotFound("Invalid object id used in merge") from error
+    await _check_merged(stores, channel, wanted)
     await to_its_end(_merge(stores, view, channel, wanted[1:], wanted[0]))
 
 
 async def _merge(
     stores: Stores, view: TokenView, channel: Channel, ids: Sequence[int], into: int
 ) -> None:
-    note = await make_note(stores, channel, Work.MERGE, ids, into=into)
+    note = await begin_change(stores, channel, Work.MERGE, ids, into=into)
+    try:
+        await _check_merged(stores, channel, [into, *ids])
+    except NotFound:
+        await drop_note(stores, channel, note)
+        raise
     await finish_merge(stores, view, channel, ids, into)
     await drop_note(stores, channel, note)
+
+
+async def _check_merged(stores: Stores, channel: Channel, ids: Sequence[int]) -> None:
+    try:
+        await read_objects(stores, channel, ids)
+    except NotFound as error:
+        raise NotFound("Invalid object id used in merge") from error

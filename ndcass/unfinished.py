@@ -5,21 +5,26 @@ record of the channel, and drops the note at the end. A note that is older than 
 has no owner any more: `settle` then does what is left to do, so that an object is whole or not
 there. Doing it twice does no harm.
 
+Notes also keep changes of the same objects apart: whoever deletes or merges some waits for those
+who update them, and the other way round (`begin_change`).
+
 Notes are kept by the time they were made, in periods, and a channel has a list of its periods:
 looking for old notes takes a look at that list, not at everything that was ever noted.
 """
 
+import asyncio
 import dataclasses
 import enum
 import json
 import logging
+import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from ndcass.annotation import erase_labels, merge_labels
-from ndcass.errors import NdcassError
+from ndcass.errors import Conflict, NdcassError
 from ndcass.model import Channel, Token, TokenView
 from ndcass.store.base import CLAIM_S, Stores
 
@@ -30,6 +35,12 @@ log = logging.getLogger(__name__)
 ABANDONED_S = CLAIM_S
 LONGEST_CHANGE_S = ABANDONED_S / 2
 PERIOD_S = 600.0
+# How long a change waits for others of the same objects, and between looks at what they do. Random,
+# since two who saw each other and stepped back would meet again.
+PATIENCE_S = 10.0
+LOOK_AGAIN_S = (0.02, 0.2)
+# An update that dies leaves nothing to be settled: nobody waits longer for one.
+LONGEST_UPDATE_S = 60.0
 
 _PERIODS = "object-changes"
 
@@ -37,11 +48,22 @@ _PERIODS = "object-changes"
 class Work(enum.StrEnum):
     """What is under way."""
 
-    # Objects are made or deleted together with their voxels: where there is no object there must
-    # be no voxels either.
+    # Objects are made, changed or deleted together with their voxels: where there is no object
+    # there must be no voxels either.
     WHOLE = "whole"
+    UPDATE = "update"
+    DELETE = "delete"
     # Objects are merged into another one.
     MERGE = "merge"
+
+
+# What a change must not meet. Updates may meet each other, so may deletes, and a merge itself.
+_APART = {
+    Work.WHOLE: {Work.DELETE, Work.MERGE},
+    Work.UPDATE: {Work.DELETE, Work.MERGE},
+    Work.DELETE: {Work.UPDATE, Work.MERGE},
+    Work.MERGE: {Work.UPDATE, Work.DELETE, Work.MERGE},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +77,81 @@ class Note:
     into: int = 0
 
     @property
+    def objects(self) -> frozenset[int]:
+        return frozenset((*self.ids, self.into)) - {0}
+
+    @property
     def period(self) -> str:
         return f"{int(self.made_s // PERIOD_S):012d}"
 
     @property
     def kind(self) -> str:
         return f"{_PERIODS}-{self.period}"
+
+
+async def begin_change(
+    stores: Stores, channel: Channel, work: Work, ids: Sequence[int], *, into: int = 0
+) -> Note:
+    """Note a change as soon as nobody is about another one that it must not meet.
+
+    Whether its objects are there is to be asked after it: they may have gone meanwhile.
+
+    Raises
+    ------
+    Conflict
+        If the other change took longer than `PATIENCE_S`.
+    """
+
+    async def attempt() -> Note | None:
+        # First the note and then the look: of two who begin at once, one sees the other.
+        note = await make_note(stores, channel, work, ids, into=into)
+        meets = True
+        try:
+            meets = await _meets_others(stores, channel, note)
+        finally:
+            if meets:
+                await drop_note(stores, channel, note)
+        return None if meets else note
+
+    return await _patiently(attempt)
+
+
+async def wait_for_deletes(stores: Stores, channel: Channel, ids: Sequence[int]) -> None:
+    """Wait until nobody deletes, or merges, objects that had some ids before they were free.
+
+    Raises
+    ------
+    Conflict
+        If that took longer than `PATIENCE_S`.
+    """
+    wanted = Note("", time.time(), Work.WHOLE, tuple(ids))
+
+    async def attempt() -> Note | None:
+        return None if await _meets_others(stores, channel, wanted) else wanted
+
+    await _patiently(attempt)
+
+
+async def _patiently(attempt: Callable[[], Awaitable[Note | None]]) -> Note:
+    patient_until_s = time.monotonic() + PATIENCE_S
+    while (note := await attempt()) is None:
+        if time.monotonic() > patient_until_s:
+            raise Conflict("somebody else is changing the same objects: try again")
+        await asyncio.sleep(random.uniform(*LOOK_AGAIN_S))  # noqa: S311 - no secret
+    return note
+
+
+async def _meets_others(stores: Stores, channel: Channel, note: Note) -> bool:
+    return any(_meets(note, other) for other in await notes_of(stores, channel))
+
+
+def _meets(note: Note, other: Note) -> bool:
+    """Whether a change must wait for another one."""
+    if other.work not in _APART[note.work] or note.objects.isdisjoint(other.objects):
+        return False
+    if note.work is other.work is Work.MERGE:
+        return (note.ids, note.into) != (other.ids, other.into)
+    return other.work is not Work.UPDATE or note.made_s - other.made_s < LONGEST_UPDATE_S
 
 
 async def make_note(

@@ -1,6 +1,7 @@
 """Objects are whole or not there, whatever dies and whoever works beside."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from ndcass import annotation, object_writes, objects, unfinished
-from ndcass.errors import AlreadyExists, NotFound, StoreTimeout
+from ndcass.errors import AlreadyExists, Conflict, NotFound, StoreTimeout
 from ndcass.geometry import Box
 from ndcass.merge import WriteOp
 from ndcass.model import Channel, Dataset, Project, Token, TokenView
@@ -37,6 +38,17 @@ class Volume:
         return await object_writes.create_objects(
             self.stores, self.view, self.channel, posted, op, usage=Usage()
         )
+
+    async def update(self, *posted: PostedObject) -> list[int]:
+        return await object_writes.update_objects(
+            self.stores, self.view, self.channel, posted, WriteOp.MERGE, usage=Usage()
+        )
+
+    async def merge(self, *ids: int) -> None:
+        await object_writes.merge_objects(self.stores, self.view, self.channel, ids)
+
+    async def delete(self, *ids: int) -> None:
+        await object_writes.delete_objects(self.stores, self.view, self.channel, ids)
 
     async def labels(self) -> list[int]:
         """Every label that is painted anywhere."""
@@ -213,6 +225,86 @@ async def test_deleting_beside_an_update_leaves_an_object_that_is_whole_or_none(
     assert (await volume.ids(), await volume.labels()) == ([], [])
 
 
+async def test_of_two_merges_of_each_other_one_keeps_its_object(volume: Volume) -> None:
+    await volume.create(posted(7), posted(8, at=20))
+    answers = await asyncio.gather(
+        volume.merge(7, 8), volume.merge(8, 7), volume.merge(7, 8), return_exceptions=True
+    )
+    assert any(isinstance(answer, NotFound) for answer in answers)
+    assert len(await volume.ids()) == 1
+    assert await volume.ids() == await volume.labels()
+    assert await unfinished.notes_of(volume.stores, volume.channel) == []
+
+
+async def test_an_update_beside_a_merge_is_part_of_it_or_comes_too_late(volume: Volume) -> None:
+    await volume.create(posted(7), posted(8, at=20))
+    updates = (volume.update(posted(8, at=20 + 4 * n)) for n in range(6))
+    answers = await asyncio.gather(*updates, volume.merge(7, 8), return_exceptions=True)
+    assert {type(answer) for answer in answers} <= {list, type(None), NotFound}
+    assert (await volume.ids(), await volume.labels()) == ([7], [7])
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+async def test_what_is_written_beside_a_delete_waits_for_it(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, made_anew: bool
+) -> None:
+    await volume.create(posted(7))
+    erasing, go_on = asyncio.Event(), asyncio.Event()
+    erase = annotation.erase_labels
+
+    async def slow(*args: Any) -> None:
+        erasing.set()
+        await go_on.wait()
+        await erase(*args)
+
+    monkeypatch.setattr(annotation, "erase_labels", slow)
+    deleting = asyncio.create_task(volume.delete(7))
+    await erasing.wait()
+    writing = asyncio.create_task(
+        volume.create(posted(7, at=20)) if made_anew else volume.update(posted(7, at=20))
+    )
+    await asyncio.sleep(2 * max(unfinished.LOOK_AGAIN_S))
+    go_on.set()
+    await deleting
+    if made_anew:
+        assert await writing == [7]
+    else:
+        with pytest.raises(NotFound):
+            await writing
+    labels = [7] if made_anew else []
+    assert (await volume.ids(), await volume.labels()) == (labels, labels)
+    if made_anew:
+        points = await annotation.read_object_points(
+            volume.stores, volume.view, volume.channel, [7], 0, limit_bytes=9999
+        )
+        assert len(points) == 16
+
+
+async def test_patience_has_an_end(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    await volume.create(posted(7), posted(8, at=20))
+    note = await unfinished.make_note(
+        volume.stores, volume.channel, unfinished.Work.MERGE, [8], into=7
+    )
+    monkeypatch.setattr(unfinished, "PATIENCE_S", 0.0)
+    for change in (volume.delete(7), volume.update(posted(8, at=30)), volume.merge(8, 7)):
+        with pytest.raises(Conflict):
+            await change
+    assert await unfinished.notes_of(volume.stores, volume.channel) == [note]
+    assert await volume.labels() == [7, 8]
+    await volume.merge(7, 8)  # what somebody left behind may be done again
+    assert await volume.labels() == [7]
+
+
+async def test_nobody_waits_long_for_an_update_that_died(volume: Volume) -> None:
+    await volume.create(posted(7))
+    long_ago_s = time.time() - unfinished.LONGEST_UPDATE_S
+    await unfinished.make_note(
+        volume.stores, volume.channel, unfinished.Work.UPDATE, [7], now_s=lambda: long_ago_s
+    )
+    await volume.delete(7)
+    assert await volume.labels() == []
+
+
 async def test_an_id_in_the_file_that_would_be_assigned_next_is_refused(volume: Volume) -> None:
     with pytest.raises(AlreadyExists):
         await volume.create(posted(0), posted(1, at=20))
@@ -222,8 +314,6 @@ async def test_an_id_in_the_file_that_would_be_assigned_next_is_refused(volume: 
 async def test_periods_without_notes_are_forgotten(volume: Volume) -> None:
     await volume.create(posted(7))
     later_s = unfinished.ABANDONED_S + 10 * unfinished.PERIOD_S
-    import time
-
     await unfinished.settle(volume.stores, volume.channel, now_s=lambda: time.time() + later_s)
     assert list(await volume.stores.records.keys(volume.channel.id, "object-changes")) == []
 
