@@ -12,13 +12,15 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from ndcass.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
-from ndcass.model import Channel, Dataset, Project, Resource, Token, TokenView, User
+from ndcass.model import Channel, Dataset, Project, Token, TokenView, User
 from ndcass.store.base import DELETE_JOB, MAX_OBJECT_ID
+from ndcass.store.embedded import names
 from ndcass.store.embedded.jobs import EmbeddedJobs
-from ndcass.store.embedded.sqlite import Database, signed, unsigned
+from ndcass.store.embedded.names import Row
+from ndcass.store.embedded.sqlite import Database
 from ndcass.store.embedded.token import ChangeToken
 from ndcass.store.values import json_text
 
@@ -29,17 +31,12 @@ CACHE_ENTRIES = 4096
 # A process that dies between its commit and the token leaves others with what was before. Nobody
 # was told of that commit, and after this time they ask the database all the same.
 BELIEVED_S = 1.0
-# A name may come straight from a URL; an error does not repeat more of it than this.
-_SHOWN = 80
 
 _VERSION = "SELECT version FROM catalog_version"
-_CHANNEL = "SELECT id, is_default, fields FROM channels"
 _IDS_OF_DATASET = (
     "SELECT channels.id FROM channels JOIN projects ON projects.name = project "
     "WHERE dataset = ? ORDER BY channels.id"
 )
-
-_Row = tuple[Any, ...]  # what its columns hold stands in the statement
 
 
 class EmbeddedCatalog:
@@ -61,7 +58,7 @@ class EmbeddedCatalog:
         """As `Catalog.create_dataset`."""
 
         def create(db: sqlite3.Connection) -> None:
-            _refuse_taken(db, "dataset", dataset.name)
+            names.refuse_taken(db, "dataset", dataset.name)
             values = (dataset.name, dataset.user, json_text(dataset.to_json()))
             db.execute("INSERT INTO datasets (name, user_id, fields) VALUES (?, ?, ?)", values)
 
@@ -69,7 +66,7 @@ class EmbeddedCatalog:
 
     async def dataset(self, name: str) -> Dataset:
         """As `Catalog.dataset`."""
-        return await self._database.read(lambda db: _dataset(db, name))
+        return await self._database.read(lambda db: names.dataset_named(db, name))
 
     async def datasets(self) -> Sequence[Dataset]:
         """As `Catalog.datasets`."""
@@ -82,7 +79,7 @@ class EmbeddedCatalog:
         """As `Catalog.update_dataset`."""
 
         def update(db: sqlite3.Connection) -> None:
-            _refuse_changed(_dataset(db, dataset.name), expected)
+            names.refuse_changed(names.dataset_named(db, dataset.name), expected)
             values = (dataset.user, json_text(dataset.to_json()), dataset.name)
             db.execute("UPDATE datasets SET user_id = ?, fields = ? WHERE name = ?", values)
             if new_channel_ids:
@@ -95,7 +92,7 @@ class EmbeddedCatalog:
         """As `Catalog.delete_dataset`."""
 
         def delete(db: sqlite3.Connection) -> None:
-            _known(db, "dataset", name)
+            names.known(db, "dataset", name)
             self._submit_deletes(db, _IDS_OF_DATASET, name)
             db.execute("DELETE FROM datasets WHERE name = ?", (name,))
 
@@ -107,8 +104,8 @@ class EmbeddedCatalog:
         """As `Catalog.create_project`."""
 
         def create(db: sqlite3.Connection) -> None:
-            _known(db, "dataset", project.dataset)
-            _refuse_taken(db, "project", project.name)
+            names.known(db, "dataset", project.dataset)
+            names.refuse_taken(db, "project", project.name)
             values = (project.name, project.dataset, project.user, json_text(project.to_json()))
             db.execute(
                 "INSERT INTO projects (name, dataset, user_id, fields) VALUES (?, ?, ?, ?)", values
@@ -118,7 +115,7 @@ class EmbeddedCatalog:
 
     async def project(self, name: str) -> Project:
         """The project of that name; NotFound."""
-        return await self._database.read(lambda db: _project(db, name))
+        return await self._database.read(lambda db: names.project_named(db, name))
 
     async def projects(self, dataset: str | None = None) -> Sequence[Project]:
         """All projects or those of a dataset, by name."""
@@ -131,8 +128,8 @@ class EmbeddedCatalog:
         """Replace the one of that name; NotFound."""
 
         def update(db: sqlite3.Connection) -> None:
-            _refuse_changed(_project(db, project.name), expected)
-            _known(db, "dataset", project.dataset)
+            names.refuse_changed(names.project_named(db, project.name), expected)
+            names.known(db, "dataset", project.dataset)
             values = (project.dataset, project.user, json_text(project.to_json()), project.name)
             db.execute(
                 "UPDATE projects SET dataset = ?, user_id = ?, fields = ? WHERE name = ?", values
@@ -144,7 +141,7 @@ class EmbeddedCatalog:
         """With its tokens and channels; NotFound."""
 
         def delete(db: sqlite3.Connection) -> None:
-            _known(db, "project", name)
+            names.known(db, "project", name)
             self._submit_deletes(db, "SELECT id FROM channels WHERE project = ? ORDER BY id", name)
             db.execute("DELETE FROM projects WHERE name = ?", (name,))
 
@@ -156,20 +153,20 @@ class EmbeddedCatalog:
         """As `Catalog.create_channel`; the id of `channel` is a placeholder."""
 
         def create(db: sqlite3.Connection) -> Channel:
-            _known(db, "project", channel.project)
-            _refuse_namesake(db, channel, own_id=None)
-            _clear_default_for(db, channel)
-            return _channel_of_id(db, _insert_channel(db, _channel_values(channel)))
+            names.known(db, "project", channel.project)
+            names.refuse_namesake(db, channel, own_id=None)
+            names.clear_default_for(db, channel)
+            return names.channel_of_id(db, names.insert_channel(db, names.channel_values(channel)))
 
         return await self._change(create)
 
     async def channel(self, project: str, name: str) -> Channel:
         """The channel of that name; NotFound."""
-        return await self._database.read(lambda db: _known_channel(db, project, name))
+        return await self._database.read(lambda db: names.channel_named(db, project, name))
 
     async def channels(self, project: str) -> Sequence[Channel]:
         """Those of a project, by name."""
-        return await self._database.read(lambda db: _channels(db, project))
+        return await self._database.read(lambda db: names.channels_of(db, project))
 
     async def update_channel(
         self, channel: Channel, *, expected: Channel | None = None, new_id: bool = False
@@ -177,19 +174,19 @@ class EmbeddedCatalog:
         """As `Catalog.update_channel`."""
 
         def update(db: sqlite3.Connection) -> Channel:
-            if not _is_live(db, channel.id):
+            if not names.is_live(db, channel.id):
                 raise NotFound(f"there is no channel {channel.name}")
-            _refuse_changed(_channel_of_id(db, channel.id), expected)
-            _known(db, "project", channel.project)
-            _refuse_namesake(db, channel, own_id=channel.id)
-            _clear_default_for(db, channel)
+            names.refuse_changed(names.channel_of_id(db, channel.id), expected)
+            names.known(db, "project", channel.project)
+            names.refuse_namesake(db, channel, own_id=channel.id)
+            names.clear_default_for(db, channel)
             channel_id = self._renew_id(db, channel.id) if new_id else channel.id
             db.execute(
                 "UPDATE channels SET project = ?, name = ?, is_default = ?, fields = ?"
                 " WHERE id = ?",
-                (*_channel_values(channel), channel_id),
+                (*names.channel_values(channel), channel_id),
             )
-            return _channel_of_id(db, channel_id)
+            return names.channel_of_id(db, channel_id)
 
         return await self._change(update)
 
@@ -197,7 +194,7 @@ class EmbeddedCatalog:
         """As `Catalog.delete_channel`."""
 
         def delete(db: sqlite3.Connection) -> None:
-            channel = _known_channel(db, project, name)
+            channel = names.channel_named(db, project, name)
             self._submit_deletes(db, "SELECT id FROM channels WHERE id = ?", channel.id)
             db.execute("DELETE FROM channels WHERE id = ?", (channel.id,))
 
@@ -212,7 +209,7 @@ class EmbeddedCatalog:
         """
 
         def left_over(db: sqlite3.Connection) -> list[int]:
-            return [i for i in _deleted(db, channel_ids) if not self._jobs.has_delete(db, i)]
+            return [i for i in names.deleted(db, channel_ids) if not self._jobs.has_delete(db, i)]
 
         def delete(db: sqlite3.Connection) -> int:
             found = left_over(db)
@@ -227,14 +224,14 @@ class EmbeddedCatalog:
 
     def _renew_id(self, db: sqlite3.Connection, channel_id: int) -> int:
         """Give a channel an id never used before, and up what is stored under the old one."""
-        last_object_id = _last_object_id(db, channel_id)
+        last_object_id = names.last_object_id(db, channel_id)
         values = db.execute(
             "SELECT project, name, is_default, fields FROM channels WHERE id = ?", (channel_id,)
         ).fetchone()
         # Not an UPDATE of the id: only an INSERT takes one that was never used.
         db.execute("DELETE FROM channels WHERE id = ?", (channel_id,))
         self._jobs.insert(db, DELETE_JOB, channel_id, {})
-        return _insert_channel(db, values, last_object_id=last_object_id)
+        return names.insert_channel(db, values, last_object_id=last_object_id)
 
     def _submit_deletes(self, db: sqlite3.Connection, select_ids: str, key: str | int) -> None:
         """A job for every channel of a selection, in the transaction that deletes it."""
@@ -247,8 +244,8 @@ class EmbeddedCatalog:
         """NotFound if its project is missing, AlreadyExists if the name is taken."""
 
         def create(db: sqlite3.Connection) -> None:
-            _known(db, "project", token.project)
-            _refuse_taken(db, "token", token.name)
+            names.known(db, "project", token.project)
+            names.refuse_taken(db, "token", token.name)
             values = (token.name, token.project, token.user, json_text(token.to_json()))
             db.execute(
                 "INSERT INTO tokens (name, project, user_id, fields) VALUES (?, ?, ?, ?)", values
@@ -258,7 +255,7 @@ class EmbeddedCatalog:
 
     async def token(self, name: str) -> Token:
         """The token of that name; NotFound."""
-        return await self._database.read(lambda db: _token(db, name))
+        return await self._database.read(lambda db: names.token_named(db, name))
 
     async def tokens(self, project: str | None = None) -> Sequence[Token]:
         """All tokens or those of a project, by name."""
@@ -271,8 +268,8 @@ class EmbeddedCatalog:
         """Replace the one of that name; NotFound."""
 
         def update(db: sqlite3.Connection) -> None:
-            _refuse_changed(_token(db, token.name), expected)
-            _known(db, "project", token.project)
+            names.refuse_changed(names.token_named(db, token.name), expected)
+            names.known(db, "project", token.project)
             values = (token.project, token.user, json_text(token.to_json()), token.name)
             db.execute(
                 "UPDATE tokens SET project = ?, user_id = ?, fields = ? WHERE name = ?", values
@@ -284,7 +281,7 @@ class EmbeddedCatalog:
         """Only the token; NotFound."""
 
         def delete(db: sqlite3.Connection) -> None:
-            _known(db, "token", name)
+            names.known(db, "token", name)
             db.execute("DELETE FROM tokens WHERE name = ?", (name,))
 
         await self._change(delete)
@@ -293,25 +290,29 @@ class EmbeddedCatalog:
 
     async def token_view(self, token_name: str) -> TokenView:
         """As `Catalog.token_view`; without a change of thread when nothing changed."""
-        return await self._cached(("token", token_name), lambda db: _token_view(db, token_name))
+        return await self._cached(
+            ("token", token_name), lambda db: names.token_view(db, token_name)
+        )
 
     async def is_live(self, channel_id: int) -> bool:
         """As `Catalog.is_live`; without a change of thread when nothing changed."""
         # Asks the database itself: a write is about to be acknowledged.
         self._checked_until_s = 0.0
-        return await self._cached(("live", channel_id), lambda db: _is_live(db, channel_id))
+        return await self._cached(("live", channel_id), lambda db: names.is_live(db, channel_id))
 
     async def live_channel(self, channel_id: int) -> Channel | None:
         """As `Catalog.live_channel`; without a change of thread when nothing changed."""
         self._checked_until_s = 0.0  # as in `is_live`
         return await self._cached(
             ("channel", channel_id),
-            lambda db: _channel_of_id(db, channel_id) if _is_live(db, channel_id) else None,
+            lambda db: (
+                names.channel_of_id(db, channel_id) if names.is_live(db, channel_id) else None
+            ),
         )
 
     async def user_of_key(self, key_hash: bytes) -> User | None:
         """As `Catalog.user_of_key`; without a change of thread when nothing changed."""
-        return await self._cached(("key", key_hash), lambda db: _user_of_key(db, key_hash))
+        return await self._cached(("key", key_hash), lambda db: names.user_of_key(db, key_hash))
 
     async def reserve_ids(self, channel_id: int, count: int, *, most: int = MAX_OBJECT_ID) -> int:
         """As `Catalog.reserve_ids`."""
@@ -319,10 +320,10 @@ class EmbeddedCatalog:
             raise InvalidRequest(f"{count} ids cannot be reserved")
 
         def reserve(db: sqlite3.Connection) -> int:
-            last = _last_object_id(db, channel_id)
+            last = names.last_object_id(db, channel_id)
             if count > most - last:
                 raise Conflict(f"the channel has fewer than {count} ids left up to {most}")
-            _set_last_object_id(db, channel_id, last + count)
+            names.set_last_object_id(db, channel_id, last + count)
             return last + 1
 
         return await self._database.write(reserve)
@@ -333,8 +334,8 @@ class EmbeddedCatalog:
             raise InvalidRequest(f"{at_least} is no id of an object")
 
         def raise_them(db: sqlite3.Connection) -> None:
-            if _last_object_id(db, channel_id) < at_least:
-                _set_last_object_id(db, channel_id, at_least)
+            if names.last_object_id(db, channel_id) < at_least:
+                names.set_last_object_id(db, channel_id, at_least)
 
         await self._database.write(raise_them)
 
@@ -344,31 +345,31 @@ class EmbeddedCatalog:
         """As `Catalog.add_user`."""
 
         def add(db: sqlite3.Connection) -> User:
-            _refuse_taken(db, "user", name)
+            names.refuse_taken(db, "user", name)
             values = (name, superuser)
             db.execute("INSERT INTO users (name, is_superuser) VALUES (?, ?)", values)
-            return _user(db, name)
+            return names.user_named(db, name)
 
         return await self._change(add)
 
     async def user(self, name: str) -> User:
         """The user of that name; NotFound."""
-        return await self._database.read(lambda db: _user(db, name))
+        return await self._database.read(lambda db: names.user_named(db, name))
 
     async def user_of_id(self, user_id: int) -> User:
         """The user of that id; NotFound."""
-        return await self._database.read(lambda db: _user_of_id(db, user_id))
+        return await self._database.read(lambda db: names.user_of_id(db, user_id))
 
     async def users(self) -> Sequence[User]:
         """All, by name."""
         rows = await self._rows("SELECT id, name, is_superuser FROM users ORDER BY name")
-        return [_as_user(row) for row in rows]
+        return [names.as_user(row) for row in rows]
 
     async def remove_user(self, name: str) -> None:
         """As `Catalog.remove_user`."""
 
         def remove(db: sqlite3.Connection) -> None:
-            user = _user(db, name)
+            user = names.user_named(db, name)
             owned = db.execute(
                 "SELECT EXISTS (SELECT 1 FROM datasets WHERE user_id = ?1)"
                 " OR EXISTS (SELECT 1 FROM projects WHERE user_id = ?1)"
@@ -385,8 +386,8 @@ class EmbeddedCatalog:
         """One more key of a user; NotFound."""
 
         def add(db: sqlite3.Connection) -> None:
-            _user_of_id(db, user_id)
-            if _first(db, "SELECT 1 FROM keys WHERE hash = ?", key_hash):
+            names.user_of_id(db, user_id)
+            if names.first(db, "SELECT 1 FROM keys WHERE hash = ?", key_hash):
                 raise AlreadyExists("there already is a key with this hash")
             db.execute("INSERT INTO keys (hash, user_id) VALUES (?, ?)", (key_hash, user_id))
 
@@ -411,7 +412,7 @@ class EmbeddedCatalog:
 
         return await self._database.write(change, committed=self._token.renew)
 
-    async def _rows(self, select: str, *values: str | None) -> list[_Row]:
+    async def _rows(self, select: str, *values: str | None) -> list[Row]:
         return await self._database.read(lambda db: db.execute(select, values).fetchall())
 
     async def _cached(self, key: Hashable, query: Callable[[sqlite3.Connection], T]) -> T:
@@ -440,170 +441,3 @@ class EmbeddedCatalog:
             return False
         self._checked_token, self._checked_until_s = token, now_s + BELIEVED_S
         return True
-
-
-# -- what a transaction asks
-
-
-def _first(db: sqlite3.Connection, select: str, *key: str | int | bytes) -> _Row | None:
-    """The first row, or None; a key that SQLite cannot hold has no row."""
-    try:
-        row: _Row | None = db.execute(select, key).fetchone()
-    except (UnicodeEncodeError, OverflowError):
-        return None
-    return row
-
-
-def _one(db: sqlite3.Connection, kind: str, name: str) -> _Row | None:
-    """The fields of the dataset, project or token of a name, or a user's row."""
-    selects = {
-        "dataset": "SELECT fields FROM datasets WHERE name = ?",
-        "project": "SELECT fields FROM projects WHERE name = ?",
-        "token": "SELECT fields FROM tokens WHERE name = ?",
-        "user": "SELECT id, name, is_superuser FROM users WHERE name = ?",
-    }
-    return _first(db, selects[kind], name)
-
-
-def _known(db: sqlite3.Connection, kind: str, name: str) -> _Row:
-    row = _one(db, kind, name)
-    if row is None:
-        raise NotFound(f"there is no {kind} {name[:_SHOWN]}")
-    return row
-
-
-def _refuse_taken(db: sqlite3.Connection, kind: str, name: str) -> None:
-    if _one(db, kind, name) is not None:
-        raise AlreadyExists(f"there already is a {kind} {name[:_SHOWN]}")
-
-
-def _refuse_changed(stored: Resource, expected: Resource | None) -> None:
-    if expected is not None and stored != expected:
-        raise Conflict(f"{stored.name} was changed meanwhile: read it again")
-
-
-def _dataset(db: sqlite3.Connection, name: str) -> Dataset:
-    return Dataset(**json.loads(_known(db, "dataset", name)[0]))
-
-
-def _project(db: sqlite3.Connection, name: str) -> Project:
-    return Project(**json.loads(_known(db, "project", name)[0]))
-
-
-def _token(db: sqlite3.Connection, name: str) -> Token:
-    return Token(**json.loads(_known(db, "token", name)[0]))
-
-
-def _token_view(db: sqlite3.Connection, token_name: str) -> TokenView:
-    token = _token(db, token_name)
-    project = _project(db, token.project)
-    dataset = _dataset(db, project.dataset)
-    return TokenView(token, project, dataset, tuple(_channels(db, project.name)))
-
-
-def _channels(db: sqlite3.Connection, project: str) -> list[Channel]:
-    try:
-        rows = db.execute(f"{_CHANNEL} WHERE project = ? ORDER BY name", (project,)).fetchall()
-    except UnicodeEncodeError:
-        return []  # there is no such project
-    return [_as_channel(row) for row in rows]
-
-
-def _channel_of_id(db: sqlite3.Connection, channel_id: int) -> Channel:
-    return _as_channel(db.execute(f"{_CHANNEL} WHERE id = ?", (channel_id,)).fetchone())
-
-
-def _known_channel(db: sqlite3.Connection, project: str, name: str) -> Channel:
-    row = _first(db, f"{_CHANNEL} WHERE project = ? AND name = ?", project, name)
-    if row is None:
-        raise NotFound(f"there is no channel {name[:_SHOWN]}")
-    return _as_channel(row)
-
-
-def _insert_channel(db: sqlite3.Connection, values: _Row, *, last_object_id: int = 0) -> int:
-    """A row under an id never used before, which is returned."""
-    cursor = db.execute(
-        "INSERT INTO channels (project, name, is_default, fields) VALUES (?, ?, ?, ?)", values
-    )
-    assert cursor.lastrowid is not None  # an INSERT has one
-    db.execute(
-        "INSERT INTO object_ids (channel_id, last) VALUES (?, ?)",
-        (cursor.lastrowid, signed(last_object_id)),
-    )
-    return cursor.lastrowid
-
-
-def _deleted(db: sqlite3.Connection, channel_ids: Collection[int]) -> list[int]:
-    """Those that were given to channels which are gone."""
-    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'channels'").fetchone()
-    last_given = 0 if row is None else row[0]
-    return [i for i in channel_ids if i <= last_given and not _is_live(db, i)]
-
-
-def _is_live(db: sqlite3.Connection, channel_id: int) -> bool:
-    return _first(db, "SELECT 1 FROM channels WHERE id = ?", channel_id) is not None
-
-
-def _refuse_namesake(db: sqlite3.Connection, channel: Channel, *, own_id: int | None) -> None:
-    """AlreadyExists if another channel of the project has the name."""
-    row = _first(
-        db, "SELECT id FROM channels WHERE project = ? AND name = ?", channel.project, channel.name
-    )
-    if row is not None and row[0] != own_id:
-        raise AlreadyExists(f"there already is a channel {channel.name}")
-
-
-def _clear_default_for(db: sqlite3.Connection, channel: Channel) -> None:
-    """Make room for a new default: a project has one at most."""
-    if channel.default:
-        db.execute(
-            "UPDATE channels SET is_default = 0 WHERE project = ? AND is_default",
-            (channel.project,),
-        )
-
-
-def _channel_values(channel: Channel) -> tuple[str, str, bool, str]:
-    fields = channel.to_json()
-    del fields["id"], fields["default"]  # columns of their own
-    return channel.project, channel.name, channel.default, json_text(fields)
-
-
-def _as_channel(row: _Row) -> Channel:
-    channel_id, is_default, fields = row
-    return Channel(id=channel_id, default=bool(is_default), **json.loads(fields))
-
-
-def _last_object_id(db: sqlite3.Connection, channel_id: int) -> int:
-    row = _first(db, "SELECT last FROM object_ids WHERE channel_id = ?", channel_id)
-    if row is None:
-        raise NotFound("there is no such channel")
-    return unsigned(row[0])
-
-
-def _set_last_object_id(db: sqlite3.Connection, channel_id: int, last: int) -> None:
-    db.execute("UPDATE object_ids SET last = ? WHERE channel_id = ?", (signed(last), channel_id))
-
-
-def _user(db: sqlite3.Connection, name: str) -> User:
-    return _as_user(_known(db, "user", name))
-
-
-def _user_of_id(db: sqlite3.Connection, user_id: int) -> User:
-    row = _first(db, "SELECT id, name, is_superuser FROM users WHERE id = ?", user_id)
-    if row is None:
-        raise NotFound(f"there is no user {user_id}")
-    return _as_user(row)
-
-
-def _user_of_key(db: sqlite3.Connection, key_hash: bytes) -> User | None:
-    row = _first(
-        db,
-        "SELECT id, name, is_superuser FROM users JOIN keys ON user_id = id WHERE hash = ?",
-        key_hash,
-    )
-    return None if row is None else _as_user(row)
-
-
-def _as_user(row: _Row) -> User:
-    user_id, name, is_superuser = row
-    return User(user_id, name, bool(is_superuser))
