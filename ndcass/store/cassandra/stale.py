@@ -152,11 +152,6 @@ class CassandraStale:
 
     async def marked(self, addresses: Collection[CuboidAddress]) -> Set[CuboidAddress]:
         """As `StaleMarks.marked`."""
-        questions = [
-            (root, list(mortons))
-            for root, found in _by_root(addresses).items()
-            for mortons in (batched(found, ASKED) if len(found) <= ASKED else [found])
-        ]
 
         async def ask(question: tuple[_Root, list[int]]) -> set[CuboidAddress]:
             root, mortons = question
@@ -170,7 +165,8 @@ class CassandraStale:
             )
             return {root.address(morton) for (morton,) in rows if morton in wanted}
 
-        return {a for found in await bounded_map(ask, questions, limit=AT_ONCE) for a in found}
+        answers = await bounded_map(ask, list(_by_root(addresses).items()), limit=AT_ONCE)
+        return {address for found in answers for address in found}
 
     async def scan(
         self, channel_id: int, *, pyramid: int, level: int
