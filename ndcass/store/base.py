@@ -13,6 +13,8 @@ What every engine promises
   (embedded) or of a minority of nodes (Cassandra) does not lose it.
 - *No lost update.* A cuboid is the merge of all its acknowledged writes in the order of their ids,
   from however many processes and whatever boxes they covered.
+- *Seen when acknowledged.* Whoever begins to read after that has the write. One that is still under
+  way is met whole or not at all, and on Cassandra by one reader and not by the next.
 - *Nothing is read before a write.* Writers hand over what they want merged; whether an engine
   merges at once (embedded) or when reading (Cassandra) is its own affair.
 """

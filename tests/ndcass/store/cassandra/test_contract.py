@@ -133,6 +133,8 @@ async def on_two_tiers(
 
 @pytest.mark.asyncio(loop_scope="module")
 class TestCuboids(contract.CuboidContract):
+    shows_what_is_under_way = True  # replicas get it one after another
+
     @pytest_asyncio.fixture(loop_scope="module")
     async def stores(  # type: ignore[override] # the plugin's fixtures have another type
         self, on_one_tier: CassandraStores
@@ -153,6 +155,8 @@ class TestStale(contract.StaleContract):
 
 @pytest.mark.asyncio(loop_scope="module")
 class TestCuboidsOfTwoTiers(contract.CuboidContract):
+    shows_what_is_under_way = True  # replicas get it one after another
+
     @pytest_asyncio.fixture(loop_scope="module")
     async def stores(  # type: ignore[override] # the plugin's fixtures have another type
         self, on_two_tiers: CassandraStores
