@@ -27,7 +27,7 @@ run: $(STAMP)
 	$(BIN)/ndcass serve --demo --data "$(DATA)" --port "$(PORT)"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python tools/run_tests.py
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
