@@ -39,9 +39,12 @@ from ndcass.store.cassandra import (
     CassandraStores,
     connected,
     keyspaces_of,
+    meta_tables,
     open_cassandra,
     tiers_of,
+    windows_of,
 )
+from ndcass.store.cassandra.agreement import change_windows
 from ndcass.store.cassandra.rows import Bucket
 from ndcass.store.cassandra.schema import apply_schema
 from ndcass.store.cassandra.tables import batched
@@ -334,6 +337,7 @@ def unfolded(settings: CassandraSettings, rounds: int) -> Iterator[Result]:
 
 async def _unfolded(settings: CassandraSettings, rounds: int) -> list[Result]:
     quick = dataclasses.replace(settings, write_window_s=20.0, read_window_s=1.0)
+    await _keep_to_windows(quick)
     stores = await open_cassandra(quick)
     results: list[Result] = []
     try:
@@ -359,7 +363,62 @@ async def _unfolded(settings: CassandraSettings, rounds: int) -> list[Result]:
             await stores.cuboids.delete_channel(place.channel.id)
     finally:
         await stores.close()
+        await _keep_to_windows(settings)
     return results
+
+
+def drained(settings: CassandraSettings, rounds: int) -> Iterator[Result]:
+    """What it would save to read a channel that has left the ingest tier from the archive alone."""
+    yield asyncio.run(_drained(settings, rounds))
+
+
+async def _drained(settings: CassandraSettings, rounds: int) -> Result:
+    alone = dataclasses.replace(settings, write_window_s=20.0, read_window_s=1.0)
+    both = dataclasses.replace(
+        alone,
+        ingest_keyspace=f"{alone.archive_keyspace}_ingest",
+        ingest_data_centre=alone.archive_data_centre,
+    )
+    await _apply(both)
+    await _keep_to_windows(alone)
+    voxels = noise(BOX)
+    out = np.empty_like(voxels)
+    place = place_of(next(_next_channel))
+    opened = [await open_cassandra(each) for each in (both, alone)]
+    try:
+        await write(opened[0], place, voxels)
+        await asyncio.sleep(alone.write_window_s + 1)  # what is younger is left alone
+        async for _ in opened[0].folding.fold_channel(place.channel.id, drain=True):
+            pass
+        times: list[list[float]] = [[], []]
+        for turn in range(rounds * 3 + WARM_UPS):
+            for stores, taken in zip(opened, times, strict=True):
+                took = await read(stores, place, out)
+                assert np.array_equal(out, voxels)
+                if turn >= WARM_UPS:
+                    taken.append(took)
+        await opened[0].cuboids.delete_channel(place.channel.id)
+    finally:
+        for stores in opened:
+            await stores.close()
+        await _keep_to_windows(settings)
+    tiers, archive = times
+    return Result(
+        "64 MiB box of a drained channel, both tiers asked / the archive alone",
+        statistics.median(a / b for a, b in zip(tiers, archive, strict=True)),
+        None,
+        None,
+        smaller_is_better=True,
+        detail={
+            "both_mib_s": 64 / statistics.median(tiers),
+            "archive_mib_s": 64 / statistics.median(archive),
+        },
+    )
+
+
+async def _keep_to_windows(settings: CassandraSettings) -> None:
+    async with connected(settings) as driver:
+        await change_windows(meta_tables(driver, settings), windows_of(settings))
 
 
 def _slower(name: str, times: Sequence[float], once: Sequence[float]) -> Result:
@@ -447,6 +506,7 @@ MEASURES = {
     "store": store_reads,
     "rest": rest,
     "unfolded": unfolded,
+    "drained": drained,
     "bits": bucket_bits,
 }
 

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import yaml
 
 from ndcass.config import CassandraSettings, load
-from ndcass.store.cassandra import connected, keyspaces_of
+from ndcass.store.cassandra import connected, keyspaces_of, meta_tables, windows_of
+from ndcass.store.cassandra.agreement import change_windows
 from ndcass.store.cassandra.driver import Driver
 from ndcass.store.cassandra.schema import apply_schema
 from tests.cassandra_nodes import CassandraNodes
@@ -63,6 +64,15 @@ class System:
         path = self._folder / f"conf-{next(self._numbers)}.yaml"
         path.write_text(yaml.safe_dump(sections))
         return path
+
+    def change_windows(self, conf: Path) -> None:
+        """Have all gateways keep to the windows of some settings; none may run."""
+        settings = load(conf, {}).cassandra
+
+        async def change(driver: Driver) -> None:
+            await change_windows(meta_tables(driver, settings), windows_of(settings))
+
+        self.run(change)
 
     @contextlib.contextmanager
     def gateway(self, *, workers: int = 2, **options: Any) -> Iterator[Gateway]:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from ndcass.config import CassandraSettings, load
 
 if TYPE_CHECKING:
     from ndcass.store.cassandra.schema import Step
+    from ndcass.store.cassandra.tiers import Windows
 
 NOT_AS_NEEDED = 1
 
@@ -34,7 +36,24 @@ def add_parser(groups: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         description="May be run again, and at the same time elsewhere: they take turns.",
     )
     apply.set_defaults(run=_apply)
-    for parser in (status, apply):
+    windows = actions.add_parser(
+        "windows",
+        help="the windows that all gateways of the store keep to",
+        description="Prints the windows (cassandra.max_clock_skew_ms, write_window_s and "
+        "read_window_s) of whoever opened the store first. A gateway or command with other "
+        "settings is refused.",
+    )
+    windows.add_argument(
+        "--change", action="store_true", help="let those of the settings be kept to from now on"
+    )
+    windows.add_argument(
+        "--gateways-stopped",
+        action="store_true",
+        help="say that every gateway (`ndcass serve`) of the store is stopped: without it nothing "
+        "is changed",
+    )
+    windows.set_defaults(run=_windows)
+    for parser in (status, apply, windows):
         parser.add_argument(
             "--conf",
             type=Path,
@@ -84,6 +103,35 @@ def _apply(args: argparse.Namespace) -> int:
 
     done = asyncio.run(apply())
     print_result(args, {"applied": _as_json(done)}, f"{len(done)} files applied")
+    return 0
+
+
+def _windows(args: argparse.Namespace) -> int:
+    from ndcass.store.cassandra import connected, keyspaces_of, meta_tables, windows_of
+    from ndcass.store.cassandra.agreement import agreed_windows, change_windows
+    from ndcass.store.cassandra.schema import check_schema
+
+    if args.change and not args.gateways_stopped:
+        raise WrongCall(
+            "running gateways rely on the windows: stop every `ndcass serve` of this store, then "
+            "say --gateways-stopped"
+        )
+    settings = _settings(args)
+
+    async def windows() -> "Windows | None":
+        async with connected(settings) as driver:
+            await check_schema(driver, keyspaces_of(settings))
+            tables = meta_tables(driver, settings)
+            if args.change:
+                await change_windows(tables, windows_of(settings))
+            return await agreed_windows(tables)
+
+    found = asyncio.run(windows())
+    if found is None:
+        print_result(args, {}, "nobody has opened the store yet")
+    else:
+        said = dataclasses.asdict(found)
+        print_result(args, said, "\n".join(f"{name}\t{value:g}" for name, value in said.items()))
     return 0
 
 

@@ -5,7 +5,7 @@ Where what is: ``driver.py`` is the seam to the driver. ``rows.py``, ``buckets.p
 spread and which partitions it has; ``fold.py`` turns many rows into one. Names are in
 ``catalog.py``, background work in ``jobs.py``, what of the pyramids is old in ``stale.py``,
 annotations in ``objects.py`` and ``labels.py``, side records in ``records.py``, tables in
-``schema.py``.
+``schema.py``, what all who open a store keep to in ``agreement.py``.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from pathlib import Path
 from ndcass.config import CassandraSettings
 from ndcass.errors import ConfigError, StoreError
 from ndcass.store.base import Health
+from ndcass.store.cassandra.agreement import agree_on_windows
 from ndcass.store.cassandra.catalog import CassandraCatalog
 from ndcass.store.cassandra.clocks import clock_fault
 from ndcass.store.cassandra.cuboids import CassandraCuboids
@@ -85,6 +86,21 @@ def keyspaces_of(settings: CassandraSettings) -> Keyspaces:
         return Keyspaces(ingest=archive, archive=archive, meta=archive)
     ingest = Keyspace(*tiers.ingest, settings.ingest_replicas)
     return Keyspaces(ingest=ingest, archive=archive, meta=archive)
+
+
+def windows_of(settings: CassandraSettings) -> Windows:
+    """What the settings promise to all other gateways."""
+    return Windows(
+        max_clock_skew_ms=settings.max_clock_skew_ms,
+        write_window_s=settings.write_window_s,
+        read_window_s=settings.read_window_s,
+    )
+
+
+def meta_tables(driver: Driver, settings: CassandraSettings) -> Tables:
+    """The tables of everything but voxels."""
+    keyspace, data_centre = tiers_of(settings).meta
+    return Tables(driver, keyspace=keyspace, data_centre=data_centre)
 
 
 @contextlib.asynccontextmanager
@@ -187,18 +203,15 @@ async def open_cassandra(settings: CassandraSettings) -> CassandraStores:
     StoreUnavailable
         If no node answers.
     IncompatibleStore
-        If the schema is missing, older or newer, or a keyspace has other copies than the settings
-        say.
+        If the schema is missing, older or newer, a keyspace has other copies than the settings
+        say, or other gateways keep to other windows.
     """
     driver = await Driver.connect(connect_settings(settings))
     try:
         await check_schema(driver, keyspaces_of(settings))
         tiers = tiers_of(settings)
-        windows = Windows(
-            max_clock_skew_ms=settings.max_clock_skew_ms,
-            write_window_s=settings.write_window_s,
-            read_window_s=settings.read_window_s,
-        )
+        windows = windows_of(settings)
+        await agree_on_windows(meta_tables(driver, settings), windows)
         bits = settings.bucket_bits if settings.bucket_bits >= 0 else None
         cuboids = await CassandraCuboids.open(driver, tiers, windows, bucket_bits=bits)
         writer = await RowWriter.prepare(driver, *tiers.archive)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import requests
 
+from ndcass.cli.main import FAILED, main
 from ndcass.store.base import CuboidAddress
 from ndcass.store.cassandra.driver import Driver
 from ndcass.store.cassandra.rows import WRITE, unpack_header
@@ -189,18 +191,37 @@ def _write_side_by_side(
 # -- gateways whose clocks differ
 
 
-def test_clocks_that_differ_within_the_setting_keep_acknowledged_writes_in_order(
-    system: System, tmp_path: Path
-) -> None:
+@pytest.fixture
+def skewed_conf(system: System) -> Iterator[Path]:
+    """Settings of gateways whose clocks may differ; those of other tests may not."""
     conf = system.conf(max_clock_skew_ms=SKEW_MS)
+    system.change_windows(conf)
+    yield conf
+    system.change_windows(system.conf())
+
+
+def test_who_has_other_windows_than_the_gateways_is_refused_by_name(
+    system: System, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with system.gateway() as running:
+        running.create_channel(size_zyx=SMALL_ZYX, token="windows")
+        conf = system.conf(read_window_s=7.5)
+        assert main(["fold", "windows/c", "--conf", str(conf)]) == FAILED
+
+    assert "cassandra.read_window_s is 7.5 here and 60 there" in capfd.readouterr().err
+
+
+def test_clocks_that_differ_within_the_setting_keep_acknowledged_writes_in_order(
+    system: System, skewed_conf: Path, tmp_path: Path
+) -> None:
     path = path_of("skewed", SMALL_ZYX)
     shifts = [tmp_path / "ahead", tmp_path / "behind"]
     for shift, sign in zip(shifts, (1, -1), strict=True):
         # The nodes have the right time: each gateway may be as far from it as the setting says.
         shift_clock(shift, sign * SKEW_MS * 8 // 10)
     with (
-        system.gateway(conf=conf, workers=1, clock_shift=shifts[0]) as ahead,
-        system.gateway(conf=conf, workers=1, clock_shift=shifts[1]) as behind,
+        system.gateway(conf=skewed_conf, workers=1, clock_shift=shifts[0]) as ahead,
+        system.gateway(conf=skewed_conf, workers=1, clock_shift=shifts[1]) as behind,
     ):
         ahead.create_channel(size_zyx=SMALL_ZYX, token="skewed")
         for turn in range(1, 9):
@@ -214,15 +235,14 @@ def test_clocks_that_differ_within_the_setting_keep_acknowledged_writes_in_order
 
 @pytest.mark.parametrize("shift_ms", [5000, -5000])
 def test_gateway_whose_clock_is_off_refuses_to_write_and_says_so(
-    system: System, tmp_path: Path, shift_ms: int
+    system: System, skewed_conf: Path, tmp_path: Path, shift_ms: int
 ) -> None:
-    conf = system.conf(max_clock_skew_ms=SKEW_MS)
     token = f"off{'ahead' if shift_ms > 0 else 'behind'}"
     path = path_of(token, SMALL_ZYX)
     before, after = (np.full(SMALL_ZYX, value, dtype=np.uint8) for value in (1, 2))
     shift = tmp_path / "shift"
     shift_clock(shift, 0)
-    with system.gateway(conf=conf, workers=1, clock_shift=shift) as running:
+    with system.gateway(conf=skewed_conf, workers=1, clock_shift=shift) as running:
         running.create_channel(size_zyx=SMALL_ZYX, token=token)
         assert post(running, path, before).status_code == 200
         shift_clock(shift, shift_ms)

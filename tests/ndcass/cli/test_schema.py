@@ -87,3 +87,27 @@ def test_another_engine_has_no_schema(tmp_path: Path, capsys: pytest.CaptureFixt
 
     assert main(["schema", "status", "--conf", str(path)]) == 2
     assert "embedded" in capsys.readouterr().err
+
+
+def test_windows_are_shown_and_changed_when_no_gateway_runs(
+    conf: Conf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(conf(max_clock_skew_ms=0))
+    assert main(["schema", "windows", "--conf", path]) == 1
+    assert "schema apply" in capsys.readouterr().err
+    assert main(["schema", "apply", "--conf", path]) == 0
+    capsys.readouterr()
+
+    assert main(["schema", "windows", "--conf", path]) == 0
+    assert "nobody" in capsys.readouterr().out
+    assert main(["schema", "windows", "--conf", path, "--change"]) == 2
+    assert "--gateways-stopped" in capsys.readouterr().err
+
+    change = ["schema", "windows", "--conf", path, "--change", "--gateways-stopped", "--json"]
+    assert main(change) == 0
+    said = {"max_clock_skew_ms": 0, "write_window_s": 30.0, "read_window_s": 60.0}
+    assert json.loads(capsys.readouterr().out) == said
+
+    path = str(conf(max_clock_skew_ms=0, write_window_s=25))
+    assert main(["schema", "windows", "--conf", path]) == 0
+    assert "write_window_s\t30" in capsys.readouterr().out

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,11 +12,18 @@ import pytest
 import yaml
 
 from ndcass.cli.main import DONE, FAILED, WRONG_CALL, main
-from ndcass.config import load
+from ndcass.config import CassandraSettings, load
 from ndcass.model import Channel, Dataset, Project
 from ndcass.store.base import CuboidAddress, JobState
-from ndcass.store.cassandra import CassandraStores, open_cassandra
-from ndcass.store.cassandra.tiers import Tiers
+from ndcass.store.cassandra import (
+    CassandraStores,
+    connected,
+    meta_tables,
+    open_cassandra,
+    windows_of,
+)
+from ndcass.store.cassandra.agreement import change_windows
+from ndcass.store.cassandra.tiers import Tiers, Windows
 from ndcass.store.folding import FOLD_JOB
 from tests.cassandra_nodes import CassandraNodes
 from tests.folding import labels, read, write
@@ -27,8 +34,8 @@ WINDOW_S = 1.0
 
 
 @pytest.fixture
-def conf(cassandra_cluster: CassandraNodes, tiers: Tiers, tmp_path: Path) -> Path:
-    """Settings with short windows."""
+def conf(cassandra_cluster: CassandraNodes, tiers: Tiers, tmp_path: Path) -> Iterator[Path]:
+    """Settings with short windows, which other tests have not."""
     settings = {
         "contact_points": list(cassandra_cluster.contact_points),
         "port": cassandra_cluster.port,
@@ -45,7 +52,15 @@ def conf(cassandra_cluster: CassandraNodes, tiers: Tiers, tmp_path: Path) -> Pat
         settings["ingest_data_centre"] = tiers.ingest.data_centre
     path = tmp_path / "conf.yaml"
     path.write_text(yaml.safe_dump({"store": {"engine": "cassandra"}, "cassandra": settings}))
-    return path
+    short = load(path, {}).cassandra
+    asyncio.run(_keep_to(windows_of(short), short))
+    yield path
+    asyncio.run(_keep_to(Windows(max_clock_skew_ms=0), short))
+
+
+async def _keep_to(windows: Windows, settings: CassandraSettings) -> None:
+    async with connected(settings) as driver:
+        await change_windows(meta_tables(driver, settings), windows)
 
 
 def with_stores(conf: Path, func: Callable[[CassandraStores], Awaitable[T]]) -> T:
