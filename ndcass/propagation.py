@@ -16,7 +16,7 @@ from ndcass.geometry import Box, Geometry
 from ndcass.model import NOT_PROPAGATED, PROPAGATED, UNDER_PROPAGATION, Channel
 from ndcass.place import Place
 from ndcass.pyramid import cuboid_count, each_cuboid, stages
-from ndcass.store.base import CuboidAddress, Job, JobState, Stores
+from ndcass.store.base import REFRESH_JOB, CuboidAddress, Job, JobState, Stores
 from ndcass.store.derived import pyramid_of
 
 # The job that builds all levels of a channel.
@@ -28,6 +28,8 @@ ASKED = 1024
 MOST_TRIES = 8
 
 _OPEN_STATES = (JobState.PENDING, JobState.STARTED)
+# Jobs that make levels as new as the base.
+_KEEPERS = (PROPAGATE_JOB, REFRESH_JOB)
 
 
 # -- the state
@@ -226,6 +228,17 @@ class LevelState:
     neariso: bool
     state: str
     stale_cuboids: int
+
+
+async def trouble_of(stores: Stores, channel: Channel) -> str:
+    """Why the last of the jobs that keep a channel's levels failed or is put off, or nothing.
+
+    Those that wait, or run for the first time, have nothing to say yet.
+    """
+    for job in await stores.jobs.jobs(channel_id=channel.id):
+        if job.kind in _KEEPERS and (job.error or job.state not in _OPEN_STATES):
+            return job.error
+    return ""
 
 
 async def level_states(stores: Stores, channel: Channel, geometry: Geometry) -> list[LevelState]:

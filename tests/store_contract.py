@@ -1356,6 +1356,41 @@ class JobsContract(Contract):
         assert not await stores.jobs.cancel(job.id)
         assert (await stores.jobs.job(job.id)).state == state
 
+    async def test_a_job_that_is_put_off_says_why_until_it_ends(self, stores: Stores) -> None:
+        await stores.jobs.submit("delete", 1, {})
+        job = await stores.jobs.claim(["delete"], owner="first", lease_s=0.5)
+        assert job is not None
+        assert await stores.jobs.put_off(job.id, owner="first", reason="the disk is full")
+        left = await stores.jobs.job(job.id)
+        assert (left.state, left.error) == (JobState.STARTED, "the disk is full")
+        await asyncio.sleep(0.7)
+        again = await self._claim(stores)
+        assert (again.id, again.error) == (job.id, "the disk is full")
+        assert await stores.jobs.heartbeat(
+            job.id, owner="me", lease_s=60, done_units=1, total_units=2, detail={}
+        )
+        assert (await stores.jobs.job(job.id)).error == "the disk is full"
+        assert await stores.jobs.finish(job.id, owner="me")
+        ended = await stores.jobs.job(job.id)
+        assert (ended.state, ended.error) == (JobState.SUCCESS, "")
+
+    async def test_only_its_owner_puts_a_job_off(self, stores: Stores) -> None:
+        job = await stores.jobs.submit("delete", 1, {})
+        assert not await stores.jobs.put_off(job.id, owner="me", reason="no")
+        await self._claim(stores)
+        assert not await stores.jobs.put_off(job.id, owner="you", reason="no")
+        assert await stores.jobs.finish(job.id, owner="me", error="damaged")
+        assert not await stores.jobs.put_off(job.id, owner="me", reason="no")
+        assert (await stores.jobs.job(job.id)).error == "damaged"
+
+    async def test_a_cancelled_job_does_not_say_why_it_was_put_off(self, stores: Stores) -> None:
+        await stores.jobs.submit("delete", 1, {})
+        job = await self._claim(stores)
+        assert await stores.jobs.put_off(job.id, owner="me", reason="not now")
+        assert await stores.jobs.cancel(job.id)
+        cancelled = await stores.jobs.job(job.id)
+        assert (cancelled.state, cancelled.error) == (JobState.REVOKED, "")
+
     async def test_a_job_that_waits_can_be_cancelled(self, stores: Stores) -> None:
         job = await stores.jobs.submit("delete", 1, {})
         assert await stores.jobs.cancel(job.id)

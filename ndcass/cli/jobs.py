@@ -68,9 +68,12 @@ def _watch(args: argparse.Namespace) -> int:
     """Follow a job; CommandFailed with its reason if it does not end well."""
     with _gateway(args) as gateway:
         job = gateway.job(args.id)
-        shown = 0
+        shown, told = 0, ""
         with Progress(_name(job), None, quiet=args.quiet, unit=" units") as progress:
             while True:
+                if job["state"] in _OPEN and job["error"] != told:
+                    told = job["error"]
+                    progress.say(f"{_name(job)} is put off: {told}")
                 progress.of(job["total_units"])
                 progress.add(job["done_units"] - shown)
                 shown = job["done_units"]
@@ -102,5 +105,6 @@ def _statement(job: JobFields) -> str:
         f"  created:  {job['created']}",
     ]
     if job["error"]:
-        lines.append(f"  error:    {job['error']}")
+        what = "put off:" if job["state"] in _OPEN else "error:  "
+        lines.append(f"  {what}  {job['error']}")
     return "\n".join(lines)

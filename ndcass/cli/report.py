@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -37,6 +38,10 @@ class Progress:
     def of(self, total: int) -> None:
         """How much there is has become known, or has changed."""
         self._bar.total = total or None
+
+    def say(self, line: str) -> None:
+        """A line on standard error, also where there is no bar."""
+        self._bar.write(line, file=sys.stderr)
 
     def skip(self, size_bytes: int) -> None:
         """So much was done before; it does not count for the rate."""

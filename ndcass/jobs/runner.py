@@ -108,6 +108,7 @@ async def _run(stores: Stores, handler: Handler, held: "_Held", stop: asyncio.Ev
         if is_passing(error):
             # No fault of the job: it is taken over when its lease has run out.
             log.warning("job %s (%s) is put off: %s", job.id, job.kind, error)
+            await held.put_off(_one_line(error))
             return
         log.exception("job %s (%s) failed", job.id, job.kind)
         await held.finish(_one_line(error))
@@ -147,6 +148,13 @@ class _Held:
             await self._beat(0.0)
         except (JobLost, StoreError) as error:
             log.info("job %s was not let go: %r", self.job.id, error)
+
+    async def put_off(self, reason: str) -> None:
+        """Note why it has to wait, if the store takes that."""
+        try:
+            await self._jobs.put_off(self.job.id, owner=self._owner, reason=reason)
+        except StoreError as failure:
+            log.warning("why job %s is put off was not noted: %s", self.job.id, failure)
 
     async def finish(self, error: str = "") -> None:
         """Note how it ended."""

@@ -259,7 +259,8 @@ class Job:
     """Background work on one channel.
 
     `done_units` of `total_units` are finished (0 of 0: not yet known); `detail` is what the job
-    needs to go on after a crash, JSON-able; `error` says why it failed.
+    needs to go on after a crash, JSON-able; `error` says why it failed or, as long as it has not
+    ended, why it was put off last.
     """
 
     id: str
@@ -301,11 +302,20 @@ class Jobs(Protocol):
     ) -> bool:
         """Prolong the lease and note progress; False if the job is no longer this owner's."""
 
+    async def put_off(self, job_id: str, *, owner: str, reason: str) -> bool:
+        """Note why the job is left until its lease runs out; False if it is not this owner's.
+
+        The reason stays until the job ends.
+        """
+
     async def finish(self, job_id: str, *, owner: str, error: str = "") -> bool:
         """End as SUCCESS, or FAILURE with an error; False if it is no longer this owner's."""
 
     async def cancel(self, job_id: str) -> bool:
-        """REVOKED, if it had not ended; its worker notices at the next heartbeat."""
+        """REVOKED, if it had not ended; its worker notices at the next heartbeat.
+
+        Why it was put off is forgotten.
+        """
 
     async def job(self, job_id: str) -> Job:
         """One job; NotFound."""

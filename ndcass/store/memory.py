@@ -378,6 +378,13 @@ class MemoryJobs:
         )
         return True
 
+    async def put_off(self, job_id: str, *, owner: str, reason: str) -> bool:
+        """As `Jobs.put_off`."""
+        if not self._is_owned(job_id, owner):
+            return False
+        self._change(job_id, error=reason)
+        return True
+
     async def finish(self, job_id: str, *, owner: str, error: str = "") -> bool:
         """As `Jobs.finish`."""
         if not self._is_owned(job_id, owner):
@@ -389,7 +396,7 @@ class MemoryJobs:
         """As `Jobs.cancel`."""
         if self._found(job_id).state not in (JobState.PENDING, JobState.STARTED):
             return False
-        self._change(job_id, state=JobState.REVOKED)
+        self._change(job_id, state=JobState.REVOKED, error="")
         return True
 
     async def job(self, job_id: str) -> Job:

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from ndcass.errors import InvalidRequest
 from ndcass.model import Channel, TokenView
-from ndcass.propagation import geometry_of, level_states, set_propagation
+from ndcass.propagation import geometry_of, level_states, set_propagation, trouble_of
 from ndcass.server.access import open_token
 from ndcass.server.app_keys import STORES
 from ndcass.server.cutout import channel_of
@@ -54,6 +54,7 @@ async def read_freshness(request: web.Request, match: Match) -> web.Response:
             }
             for state in levels
         ],
+        "error": await trouble_of(stores, channel),
     }
     return web.Response(text=json.dumps(document), content_type="application/json")
 

@@ -60,12 +60,16 @@ _BEAT = (
     "UPDATE jobs SET lease_s = ?, done_units = ?, total_units = ?, detail = ?, change = ?"
     " WHERE period = ? AND id = ? IF state = 'STARTED' AND owner = ?"
 )
+_PUT_OFF = (
+    "UPDATE jobs SET error = ?, change = ?"
+    " WHERE period = ? AND id = ? IF state = 'STARTED' AND owner = ?"
+)
 _FINISH = (
     "UPDATE jobs SET state = ?, error = ?, ended_ms = ?, change = ?"
     " WHERE period = ? AND id = ? IF state = 'STARTED' AND owner = ?"
 )
 _CANCEL = (
-    "UPDATE jobs SET state = 'REVOKED', ended_ms = ?, change = ?"
+    "UPDATE jobs SET state = 'REVOKED', error = '', ended_ms = ?, change = ?"
     " WHERE period = ? AND id = ? IF state IN ('PENDING', 'STARTED')"
 )
 _CHANGE = "SELECT change FROM jobs WHERE period = ? AND id = ?"
@@ -209,6 +213,12 @@ class CassandraJobs:
         key = _Key.of(job_id)
         progress = (lease_s, done_units, total_units, json_text(detail), change)
         return await self._changed(key, change, _BEAT, (*progress, *key, owner))
+
+    async def put_off(self, job_id: str, *, owner: str, reason: str) -> bool:
+        """As `Jobs.put_off`; the lease is none the longer for it."""
+        change = os.urandom(16)
+        key = _Key.of(job_id)
+        return await self._changed(key, change, _PUT_OFF, (reason, change, *key, owner))
 
     async def finish(self, job_id: str, *, owner: str, error: str = "") -> bool:
         """As `Jobs.finish`."""

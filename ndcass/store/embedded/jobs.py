@@ -136,6 +136,18 @@ class EmbeddedJobs:
 
         return await self._database.write(beat)
 
+    async def put_off(self, job_id: str, *, owner: str, reason: str) -> bool:
+        """As `Jobs.put_off`."""
+
+        def put_off(db: sqlite3.Connection) -> bool:
+            cursor = db.execute(
+                "UPDATE jobs SET error = ? WHERE id = ? AND owner = ? AND state = 'STARTED'",
+                (reason, job_id, owner),
+            )
+            return cursor.rowcount == 1
+
+        return await self._database.write(put_off)
+
     async def finish(self, job_id: str, *, owner: str, error: str = "") -> bool:
         """As `Jobs.finish`."""
         state = JobState.FAILURE if error else JobState.SUCCESS
@@ -156,7 +168,7 @@ class EmbeddedJobs:
         def cancel(db: sqlite3.Connection) -> bool:
             _known_job(db, job_id)
             cursor = db.execute(
-                "UPDATE jobs SET state = ?, ended_s = ?"
+                "UPDATE jobs SET state = ?, error = '', ended_s = ?"
                 " WHERE id = ? AND state IN ('PENDING', 'STARTED')",
                 (JobState.REVOKED, self._now_s(), job_id),
             )

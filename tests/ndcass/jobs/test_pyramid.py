@@ -25,6 +25,7 @@ from ndcass.propagation import (
     check_unlocked,
     is_fresh,
     set_propagation,
+    trouble_of,
 )
 from ndcass.pyramid import cuboid_count, stages
 from ndcass.store.base import PLAIN, REFRESH_JOB, JobState, Stores
@@ -251,6 +252,36 @@ async def test_a_failure_is_noted_and_the_channel_is_not_propagated(
     assert volume.channel.propagate == 0
     assert (await volume.propagate()).state == JobState.SUCCESS
     assert await volume.wrong() == []
+
+
+async def test_a_channel_says_why_its_levels_are_not_made(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = await volume_of(stores, propagate=2)
+    await volume.write(Box((0, 0, 0), (2, 40, 40)))
+    assert await trouble_of(stores, volume.channel) == ""
+    await stores.jobs.submit_once(REFRESH_JOB, volume.channel.id)
+    assert await trouble_of(stores, volume.channel) == "", "that one has not begun"
+    job = await stores.jobs.claim([REFRESH_JOB], owner="full", lease_s=0.05)
+    assert job is not None
+    await stores.jobs.put_off(job.id, owner="full", reason="no space is left")
+    assert await trouble_of(stores, volume.channel) == "no space is left"
+    await stores.jobs.submit("histogram", volume.channel.id, {})
+    await stores.jobs.submit_once(REFRESH_JOB, volume.channel.id)
+    assert await trouble_of(stores, volume.channel) == "no space is left"
+    for other in await stores.jobs.jobs():
+        if other.kind == "histogram":
+            await stores.jobs.cancel(other.id)
+    await volume.finished()
+    assert await trouble_of(stores, volume.channel) == ""
+
+    def fail(*args: Any) -> None:
+        raise CorruptValue("cuboid 5 is damaged")
+
+    monkeypatch.setattr(pyramid, "_writes", fail)
+    await volume.write(Box((0, 0, 0), (2, 40, 40)))
+    await volume.refresh()
+    assert (await trouble_of(stores, volume.channel)).startswith("cuboid 5 is damaged (")
 
 
 async def test_a_build_goes_on_where_it_was(

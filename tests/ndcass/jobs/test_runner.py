@@ -250,14 +250,36 @@ async def test_a_store_that_fails_puts_a_job_off(
     tries: list[str] = []
 
     async def fails_once(stores: Stores, job: Job, progress: Progress) -> None:
-        tries.append("try")
+        tries.append(job.error)
         if len(tries) == 1:
             raise kind("not now")
 
     async with worker(stores, {"work": fails_once}, lease_s=0.05):
-        await state_of(stores, job, JobState.SUCCESS)
-    assert len(tries) == 2
+        done = await state_of(stores, job, JobState.SUCCESS)
+    assert tries == ["", "not now"]
+    assert done.error == ""
     assert "put off: not now" in caplog.text
+
+
+async def test_a_store_that_takes_no_reason_puts_a_job_off_all_the_same(
+    stores: MemoryStores, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = await stores.jobs.submit("work", 1, {})
+    tries: list[str] = []
+
+    async def is_full(job_id: str, *, owner: str, reason: str) -> bool:
+        raise StoreFull("no space")
+
+    async def fails_once(stores: Stores, job: Job, progress: Progress) -> None:
+        tries.append(job.error)
+        if len(tries) == 1:
+            raise StoreFull("no space")
+
+    monkeypatch.setattr(stores.jobs, "put_off", is_full)
+    async with worker(stores, {"work": fails_once}, lease_s=0.05):
+        await state_of(stores, job, JobState.SUCCESS)
+    assert tries == ["", ""]
+    assert "was not noted: no space" in caplog.text
 
 
 async def test_a_worker_outlives_a_store_that_does_not_answer(

@@ -1,12 +1,15 @@
 """The pyramid services: states, refusals, the lock, and what answers say of old levels."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ndcass.config import ServerSettings, Settings
+from ndcass.errors import StoreFull
 from ndcass.propagation import PROPAGATE_JOB
+from ndcass.store.base import CuboidBatch, StaleMark
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
 from tests.server.running import Running, running
@@ -229,9 +232,30 @@ async def test_the_state_of_a_pyramid_is_told_level_by_level(volume: Running) ->
     assert document["levels"] == [
         {"level": level, "neariso": False, "state": "stale", "stale_cuboids": 1} for level in (1, 2)
     ]
+    assert document["error"] == ""
     absent = await (await volume.get("/nd/sd/vol/img/freshness/", user="ann")).json()
     assert {level["state"] for level in absent["levels"]} == {"absent"}
     assert await status(volume, "none/freshness/") == 404
+
+
+async def test_a_channel_whose_refresh_is_put_off_says_why(
+    volume: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_channel(volume, "kept", propagate=2)
+
+    def is_full(marks: Sequence[StaleMark]) -> CuboidBatch:
+        raise StoreFull("no space is left")
+
+    monkeypatch.setattr(volume.stores.stale, "derivation", is_full)
+    assert await post(volume, 7, "kept") == 200
+    path = "/nd/sd/vol/kept/freshness/"
+    async with asyncio.timeout(20):
+        while not (told := await (await volume.get(path, user="ann")).json())["error"]:
+            await asyncio.sleep(0.02)
+    assert told["error"] == "no space is left"
+    assert {level["state"] for level in told["levels"]} == {"stale"}
+    [job] = (await (await volume.get("/jobs/", user="ann")).json())["jobs"]
+    assert (job["state"], job["error"]) == ("STARTED", "no space is left")
 
 
 async def test_the_state_of_a_channel_with_voxels_is_no_field_to_be_set(volume: Running) -> None:
