@@ -1,6 +1,7 @@
 """Channels with a pyramid, and what every level has to be, computed on whole volumes in memory."""
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +82,8 @@ class Volume:
         self.rng = np.random.default_rng(5)
 
     async def now(self) -> Channel:
-        self.channel = await self.stores.catalog.channel("proj", "em")
+        name = self.channel.channel_name
+        self.channel = await self.stores.catalog.channel("proj", name)
         return self.channel
 
     @property
@@ -125,6 +127,12 @@ class Volume:
             await work
         await self.now()
         return (await self.stores.jobs.jobs())[0]
+
+    async def beside(self, name: str) -> "Volume":
+        """Another channel of the same kind, with nothing in it."""
+        channel = dataclasses.replace(self.channel, id=0, channel_name=name)
+        made = await self.stores.catalog.create_channel(channel)
+        return Volume(self.stores, self.dataset, made)
 
     async def refresh(self) -> Job:
         await self.stores.jobs.submit_once(REFRESH_JOB, self.channel.id)

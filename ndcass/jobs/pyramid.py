@@ -70,6 +70,9 @@ LEAST_TOGETHER = 8
 STEP_BYTES = 2 << 20
 # A note of progress is a transaction; more often nobody looks.
 NOTE_EVERY_S = 1.0
+# Then a refresh leaves the rest to another job, so that other channels have their turn. A job costs
+# some milliseconds (Cassandra: tens of them).
+LONGEST_REFRESH_S = 2.0
 # A build ends with what was written meanwhile; the rest is for refreshing.
 MOST_ROUNDS = 1000
 
@@ -111,14 +114,21 @@ async def propagate_channel(
 async def refresh_channel(
     stores: Stores, job: Job, progress: Progress, *, turn: Turn = at_once
 ) -> None:
-    """Rebuild what is old of a propagated channel; nothing to do for others."""
+    """Rebuild what is old of a propagated channel; nothing to do for others.
+
+    What is left after a while goes to another job, behind those of channels that wait.
+    """
     channel = await stores.catalog.live_channel(job.channel_id)
     if channel is None or channel.propagate != PROPAGATED:
         return
-    work = _Work(stores, channel, await geometry_of(stores, channel), turn, {})
+    until_s = time.monotonic() + LONGEST_REFRESH_S
+    work = _Work(stores, channel, await geometry_of(stores, channel), turn, {}, until_s)
     note = _Notes(progress, job)
     while await _round(work, note):
-        pass
+        if work.is_over and await stores.stale.counts(channel.id):
+            await note.now()
+            await stores.jobs.submit_once(REFRESH_JOB, channel.id)
+            return
     await note.now()
     work.check_damage()
 
@@ -193,6 +203,12 @@ class _Work(NamedTuple):
     turn: Turn
     damage: dict[CuboidAddress, str]
     """Why cuboids could not be rebuilt: a source of theirs is damaged. Their marks stay."""
+    until_s: float = math.inf
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has taken as long as it may."""
+        return time.monotonic() >= self.until_s
 
     def check_damage(self) -> None:
         """CorruptValue if some cuboids were left as they are."""
@@ -215,7 +231,10 @@ class _Work(NamedTuple):
 
 
 async def _round(work: _Work, note: "_Notes") -> int:
-    """Rebuild what is marked, finest level first; how many cuboids that were."""
+    """Rebuild what is marked, finest level first; how many cuboids that were.
+
+    Whatever the time, something is rebuilt if anything can be.
+    """
     done = 0
     # What is rebuilt marks what derives from it, but that is marked already.
     counts = await work.stores.stale.counts(work.channel.id)
@@ -232,6 +251,8 @@ async def _round(work: _Work, note: "_Notes") -> int:
             done += count
             note.done += count
             await note.now_and_then(stage)
+            if done and work.is_over:
+                return done
     return done
 
 

@@ -27,11 +27,11 @@ from ndcass.propagation import (
     set_propagation,
     trouble_of,
 )
-from ndcass.pyramid import cuboid_count, stages
-from ndcass.store.base import PLAIN, REFRESH_JOB, JobState, Stores
+from ndcass.pyramid import Stage, cuboid_count, stages
+from ndcass.store.base import PLAIN, REFRESH_JOB, JobState, StaleMark, Stores
 from ndcass.volume import read_slabs
 from ndcass.writer import write_box
-from tests.pyramids import recomputed, stored, volume_of
+from tests.pyramids import Volume, recomputed, stored, volume_of
 
 ISOTROPIC = {"scalingoption": 1}
 FLAT = {"zvoxelres": 0.4}
@@ -442,6 +442,60 @@ async def test_a_damaged_cuboid_keeps_no_other_from_being_rebuilt(
     assert 0 < await volume.stale() < marked
     assert (await volume.refresh()).state == JobState.SUCCESS
     assert await volume.wrong() == []
+
+
+async def test_a_large_refresh_does_not_hold_up_that_of_another_channel(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyramid, "LONGEST_REFRESH_S", 0.0)
+    monkeypatch.setattr(pyramid, "TOGETHER_BYTES", 0)
+    monkeypatch.setattr(pyramid, "UNIT_CUBOIDS", 1)
+    large = await volume_of(stores, dataset={"ximagesize": 3001}, propagate=2)
+    small = await large.beside("small")
+    await large.write()
+    await stores.jobs.submit_once(REFRESH_JOB, large.channel.id)
+    await small.write(Box((0, 0, 0), (2, 40, 40)))
+    await stores.jobs.submit_once(REFRESH_JOB, small.channel.id)
+    at_first = await large.stale()
+    working = asyncio.create_task(small.finished())
+    while await small.stale():
+        await asyncio.sleep(0)
+    assert 0 < await large.stale() < at_first
+    assert await small.wrong() == []
+    await working
+    assert await large.wrong() == []
+    assert {job.state for job in await stores.jobs.jobs()} == {JobState.SUCCESS}
+
+
+async def test_a_refresh_that_gives_way_ends_where_all_that_is_left_is_damaged(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyramid, "LONGEST_REFRESH_S", 0.0)
+    volume = await volume_of(stores, propagate=2)
+    await volume.write()
+    writes = pyramid._writes
+
+    def fail_at_the_first(stage: Stage, rule: Rule, sources: Any) -> Any:
+        if any(source.address.morton == 0 for source in sources):
+            raise CorruptValue("cuboid 0 is damaged")
+        return writes(stage, rule, sources)
+
+    monkeypatch.setattr(pyramid, "_writes", fail_at_the_first)
+    job = await volume.refresh()
+    assert (job.state, await trouble_of(stores, volume.channel)) == (JobState.FAILURE, job.error)
+    assert job.error.startswith("cuboid 0 is damaged (")
+    assert {m.address.morton for m in await _marks(volume)} == {0}
+
+
+async def _marks(volume: Volume) -> list[StaleMark]:
+    return [
+        mark
+        for stage in stages(volume.geometry, 0)
+        async for page in volume.stores.stale.scan(
+            volume.channel.id, pyramid=PLAIN, level=stage.level.level
+        )
+        for mark in page
+    ]
 
 
 async def test_a_deleted_channel_is_not_built(stores: Stores) -> None:
