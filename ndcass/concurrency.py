@@ -387,13 +387,17 @@ class OneBehind:
         self._last: asyncio.Task[None] | None = None
 
     async def run(self, call: Coroutine[Any, Any, None]) -> None:
-        """Start `call` once the one before has ended; raises what that one raised."""
+        """Start `call` once the one before has ended; raises what that one raised.
+
+        It has begun when this returns: what it holds it lets go of, also if it is cancelled.
+        """
         try:
             await self.drained()
         except BaseException:
             call.close()
             raise
         self._last = asyncio.create_task(call)
+        await asyncio.sleep(0)
 
     async def drained(self) -> None:
         """Wait for the last call; raises what it raised."""

@@ -10,7 +10,7 @@ that only the last voxel of a block has is not lost.
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,20 +39,25 @@ class Rule(enum.Enum):
 
 
 def downsample(voxels: Voxels, rule: Rule, *, pairs: bool) -> Voxels:
-    """The next coarser level of a box.
+    """The next coarser level of a box; see `downsample_into`."""
+    z, y, x = voxels.shape
+    made = np.empty((z // 2 if pairs else z, y // 2, x // 2), dtype=voxels.dtype)
+    downsample_into(voxels, rule, made, pairs=pairs)
+    return made
+
+
+def downsample_into(voxels: Voxels, rule: Rule, out: Voxels, *, pairs: bool) -> None:
+    """Fill `out` with the next coarser level of a box.
 
     Parameters
     ----------
     voxels : ndarray, order z, y, x
         Even in y and x, with `pairs` also in z. uint32 is RGBA to NEAREST and MEAN.
     rule : Rule
+    out : ndarray
+        Of the same type, half as large on each axis that is halved.
     pairs : bool
         Whether two slices become one.
-
-    Returns
-    -------
-    ndarray
-        Of the same type, half as large on each axis that is halved.
 
     Raises
     ------
@@ -62,15 +67,12 @@ def downsample(voxels: Voxels, rule: Rule, *, pairs: bool) -> Voxels:
     z, y, x = voxels.shape
     if y % 2 or x % 2 or (pairs and z % 2):
         raise InvalidRequest(f"a box of {voxels.shape} voxels cannot be halved")
-    if rule is Rule.NEAREST:
-        return _nearest(voxels, pairs=pairs)
-    if rule is Rule.MEAN:
-        return _mean(voxels, pairs=pairs)
-    if voxels.dtype.kind not in "iu":
+    if rule in (Rule.LABEL, Rule.MODE) and voxels.dtype.kind not in "iu":
         raise InvalidRequest(f"voxels of {voxels.dtype} are no labels")
-    if rule is Rule.LABEL:
-        return _label(voxels, pairs=pairs)
-    return _mode(voxels, pairs=pairs)
+    if rule is Rule.NEAREST and not pairs:
+        out[...] = voxels[:, 1::2, 1::2]
+    else:
+        out[...] = _RULES[rule](voxels, pairs=pairs)
 
 
 def _blocks(voxels: Voxels, *, pairs: bool) -> list[Voxels]:
@@ -83,15 +85,10 @@ def _blocks(voxels: Voxels, *, pairs: bool) -> list[Voxels]:
 
 
 def _nearest(voxels: Voxels, *, pairs: bool) -> Voxels:
-    odd = voxels[:, 1::2, 1::2]
-    if not pairs:
-        return np.ascontiguousarray(odd)
-    return _combined(odd[0::2], odd[1::2])
-
-
-def _combined(first: Voxels, second: Voxels) -> Voxels:
     """One slice of two: their mean where both have a voxel, else the voxel of the one that has."""
-    first, second = np.ascontiguousarray(first), np.ascontiguousarray(second)
+    assert pairs  # one slice is copied
+    odd = voxels[:, 1::2, 1::2]
+    first, second = np.ascontiguousarray(odd[0::2]), np.ascontiguousarray(odd[1::2])
     both = (first != 0) & (second != 0)
     # Where one is 0 their bits together are the other; for floats a sum says the same.
     if first.dtype.kind == "f":
@@ -240,3 +237,11 @@ def _most_frequent(values: Sequence[Voxels]) -> Voxels:
         best = np.where(better, value, best)
         score = np.where(better, its_score, score)
     return best
+
+
+_RULES: Mapping[Rule, Callable[..., Voxels]] = {
+    Rule.NEAREST: _nearest,
+    Rule.LABEL: _label,
+    Rule.MEAN: _mean,
+    Rule.MODE: _mode,
+}

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -254,42 +254,65 @@ def source_bytes(places: Iterable[Place | None], box: Box, timesteps: int) -> in
 async def _fill(
     store: CuboidStore, targets: _Targets, size: int, cuboid_zyx: Zyx, usage: Usage
 ) -> None:
-    addresses = list(targets)
+    def copy(found: Sequence[StoredCuboid]) -> None:
+        _copy(found, targets, cuboid_zyx, usage)
+
+    missing = await use_cuboids(store, list(targets), copy, size_bytes=size, usage=usage)
+    if size <= INLINE_BYTES:
+        _clear(missing, targets)
+    elif missing:
+        await run_cpu(_clear, missing, targets)
+
+
+async def use_cuboids(
+    store: CuboidStore,
+    addresses: Sequence[CuboidAddress],
+    use: Callable[[Sequence[StoredCuboid]], None],
+    *,
+    size_bytes: int,
+    usage: Usage,
+) -> Set[CuboidAddress]:
+    """Have the stored ones of some cuboids used; those that are not stored.
+
+    Parameters
+    ----------
+    use : callable
+        Decodes some cuboids and does something with them; in several threads at once where so many
+        bytes are worth it. If it raises CorruptValue it is called again with other replicas.
+    size_bytes : int
+        About how many bytes it works on, all in all.
+    """
     missing = set(addresses)
     began = time.perf_counter()
-    if size <= INLINE_BYTES and len(addresses) <= INLINE_CUBOIDS:
+    if size_bytes <= INLINE_BYTES and len(addresses) <= INLINE_CUBOIDS:
         found = store.read_now(addresses)
         if found is not None:
             usage.store_s += time.perf_counter() - began
             missing.difference_update(address for address, _ in found)
-            _copy(found, targets, cuboid_zyx, usage)
-            _clear(missing, targets)
-            return
+            use(found)
+            return missing
     async for batch in store.read(addresses):
         usage.store_s += time.perf_counter() - began
         missing.difference_update(address for address, _ in batch)
         try:
-            await _copied(batch, targets, size, cuboid_zyx, usage)
+            await _used(batch, use, size_bytes)
         except CorruptValue:
             # Another replica, where there is one, may have it whole.
             async for again in store.reread([address for address, _ in batch]):
-                await _copied(again, targets, size, cuboid_zyx, usage)
+                await _used(again, use, size_bytes)
         began = time.perf_counter()
-    if missing:
-        await run_cpu(_clear, missing, targets)
+    return missing
 
 
-async def _copied(
-    batch: Sequence[StoredCuboid], targets: _Targets, size: int, cuboid_zyx: Zyx, usage: Usage
+async def _used(
+    batch: Sequence[StoredCuboid], use: Callable[[Sequence[StoredCuboid]], None], size: int
 ) -> None:
-    """Decode a batch into its targets, in as many threads as it is worth."""
+    """Use a batch, in as many threads as it is worth."""
     shares = _shares(batch, size)
     if len(shares) == 1:
-        await run_cpu(_copy, batch, targets, cuboid_zyx, usage)
+        await run_cpu(use, batch)
         return
-    await bounded_map(
-        lambda share: run_cpu(_copy, share, targets, cuboid_zyx, usage), shares, limit=len(shares)
-    )
+    await bounded_map(lambda share: run_cpu(use, share), shares, limit=len(shares))
 
 
 def _shares(batch: Sequence[StoredCuboid], size: int) -> list[Sequence[StoredCuboid]]:
@@ -309,7 +332,7 @@ def _copy(batch: Sequence[StoredCuboid], targets: _Targets, cuboid_zyx: Zyx, usa
     usage.codec_s += time.perf_counter() - began
 
 
-def _clear(missing: set[CuboidAddress], targets: _Targets) -> None:
+def _clear(missing: Set[CuboidAddress], targets: _Targets) -> None:
     for address in missing:
         for part, out in targets[address]:
             out[part.target] = 0

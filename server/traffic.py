@@ -100,18 +100,21 @@ class Turns:
         self._one_at_a_time = asyncio.Lock()
 
     @contextlib.asynccontextmanager
-    async def __call__(self) -> AsyncIterator[None]:
-        """Wait as long as requests have more right to the processor, then do a piece."""
+    async def __call__(self) -> AsyncIterator[bool]:
+        """Wait as long as requests have more right to the processor, then do a piece.
+
+        Yields whether there are hardly any requests.
+        """
         rest_s = self.rest_s()
         if self._load < QUIET:
-            yield
+            yield True
             return
         async with self._one_at_a_time:
             if rest_s > 0:
                 await asyncio.sleep(rest_s)
             began_s = self._now_s()
             try:
-                yield
+                yield False
             finally:
                 self._saved_s -= self._now_s() - began_s
 

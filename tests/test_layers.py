@@ -43,6 +43,7 @@ LAYERS = {
     "ndcass/store/": 3,
     "ndcass/place.py": 4,
     "ndcass/volume.py": 4,
+    "ndcass/derivation.py": 4,
     "ndcass/writer.py": 4,
     "ndcass/label_index.py": 4,
     "ndcass/label_voxels.py": 4,

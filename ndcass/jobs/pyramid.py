@@ -10,13 +10,13 @@ derives from it. So one without a mark is made from sources that are themselves 
 acknowledged write (`StaleMarks`).
 """
 
-import asyncio
 import contextlib
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import (
-    AsyncIterator,
+    AsyncGenerator,
     Callable,
     Iterator,
     Mapping,
@@ -24,19 +24,17 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager
 from itertools import groupby
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
-from ndcass.concurrency import CPU_CORES, bounded_map, run_cpu
-from ndcass.downsample import Rule, downsample
+from ndcass.concurrency import CPU_CORES, OneBehind, bounded_map, run_cpu
+from ndcass.derivation import Derivation
+from ndcass.downsample import Rule
 from ndcass.errors import CorruptValue, NotFound
-from ndcass.geometry import Box, Geometry, Zyx
+from ndcass.geometry import Geometry
 from ndcass.jobs.runner import JobLost, Progress, is_passing
 from ndcass.label_index import IndexEntries
-from ndcass.merge import WriteOp
 from ndcass.model import (
     DEFAULT_DOWNSAMPLING,
     NOT_PROPAGATED,
@@ -44,7 +42,6 @@ from ndcass.model import (
     UNDER_PROPAGATION,
     Channel,
 )
-from ndcass.place import Place, Slab
 from ndcass.propagation import change_state, geometry_of
 from ndcass.pyramid import Stage, stages
 from ndcass.store.base import (
@@ -57,7 +54,6 @@ from ndcass.store.base import (
     Stores,
 )
 from ndcass.store.derived import children_of, derived_from, pyramid_of, sources_of
-from ndcass.volume import INLINE_BYTES, Usage, read_slabs
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +62,11 @@ UNIT_CUBOIDS = 64
 # Cuboids of all levels that are rebuilt in one batch take so many bytes, or are so few.
 TOGETHER_BYTES = 32 << 20
 LEAST_TOGETHER = 8
-# Source voxels that are in memory at once: one step, between which readers get their turn.
-STEP_BYTES = 2 << 20
+# Source voxels of a step, between which readers get their turn: of what keeps a core busy for a
+# millisecond or two while there are any, else of what makes the changes of thread cost little
+# (`python -m bench.pyramid`: with short steps a level takes half as long again).
+SHORT_STEP_BYTES = 2 << 20
+STEP_BYTES = 8 << 20
 # A note of progress is a transaction; more often nobody looks.
 NOTE_EVERY_S = 1.0
 # Then a refresh leaves the rest to another job, so that other channels have their turn. A job costs
@@ -77,13 +76,14 @@ LONGEST_REFRESH_S = 2.0
 MOST_ROUNDS = 1000
 
 Voxels = npt.NDArray[Any]  # which type is only known at run time
-# Waits for a moment in which nobody else needs the machine, and learns how long a piece took.
-Turn = Callable[[], AbstractAsyncContextManager[None]]
+# Waits for a moment in which nobody else needs the machine, and learns how long a piece took; says
+# whether nobody else is there.
+Turn = Callable[[], AbstractAsyncContextManager[bool]]
 
 
-def at_once() -> AbstractAsyncContextManager[None]:
+def at_once() -> AbstractAsyncContextManager[bool]:
     """Waits for nobody."""
-    return contextlib.nullcontext()
+    return contextlib.nullcontext(True)
 
 
 async def propagate_channel(
@@ -247,17 +247,24 @@ async def _round(work: _Work, note: "_Notes") -> int:
     for stage in stages(work.geometry, work.channel.resolution):
         if not counts.get((pyramid_of(stage), stage.level.level)):
             continue
-        async for count in _rebuilt(work, stage):
-            done += count
-            note.done += count
-            await note.now_and_then(stage)
-            if done and work.is_over:
-                return done
+        async with (
+            OneBehind() as behind,
+            contextlib.aclosing(_rebuilt(work, stage, behind)) as units,
+        ):
+            async for count in units:
+                done += count
+                note.done += count
+                await note.now_and_then(stage)
+                if done and work.is_over:
+                    return done
     return done
 
 
-async def _rebuilt(work: _Work, stage: Stage) -> AsyncIterator[int]:
-    """Rebuild the marked cuboids of a level, unit by unit; how many each had."""
+async def _rebuilt(work: _Work, stage: Stage, behind: OneBehind) -> AsyncGenerator[int, None]:
+    """Rebuild the marked cuboids of a level, unit by unit; how many each had.
+
+    While one unit is made durable the next is made; so the last commit is still `behind`.
+    """
     scan = work.stores.stale.scan(
         work.channel.id, pyramid=pyramid_of(stage), level=stage.level.level
     )
@@ -265,19 +272,12 @@ async def _rebuilt(work: _Work, stage: Stage) -> AsyncIterator[int]:
         for first in range(0, len(page), UNIT_CUBOIDS):
             marks = [m for m in page[first : first + UNIT_CUBOIDS] if m.address not in work.damage]
             try:
-                yield await _rebuild(work, stage, marks)
+                unit = await _made(work, stage, marks)
             except CorruptValue:
                 for mark in marks:
-                    yield await _rebuild_alone(work, stage, mark)
-
-
-async def _rebuild_alone(work: _Work, stage: Stage, mark: StaleMark) -> int:
-    """Rebuild one cuboid, or note that it cannot be."""
-    try:
-        return await _rebuild(work, stage, [mark])
-    except CorruptValue as error:
-        work.damage[mark.address] = str(error)
-        return 0
+                    yield await _publish(await _made_alone(work, stage, mark), behind)
+            else:
+                yield await _publish(unit, behind)
 
 
 async def _rebuild_together(work: _Work, counts: Mapping[tuple[int, int], int]) -> int:
@@ -305,7 +305,8 @@ async def _rebuild_together(work: _Work, counts: Mapping[tuple[int, int], int]) 
         made: dict[CuboidAddress, Voxels] = {}
         for stage, mark in ready.values():
             async with work.turn():
-                writes = await _derived(work, stage, [mark], made)
+                how = Derivation(work.channel, stage, work.rule)
+                writes = await how.writes(work.stores.cuboids, [mark.address], made)
                 await _add(work, writes, batch, entries)
             made |= {write.address: write.voxels for write in writes}
             further = children_of(work.geometry, stage, [mark.address])
@@ -316,31 +317,89 @@ async def _rebuild_together(work: _Work, counts: Mapping[tuple[int, int], int]) 
     return len(ready)
 
 
-async def _rebuild(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> int:
-    """Rebuild some cuboids whose sources are fresh; how many those are."""
+class _Unit(NamedTuple):
+    """Cuboids that are rebuilt, and become visible together."""
+
+    batch: CuboidBatch
+    entries: IndexEntries
+    cuboids: int
+    stack: contextlib.AsyncExitStack  # which the batch was entered into
+
+    async def commit(self) -> None:
+        """Make them visible, and let go of the batch."""
+        async with self.stack:
+            await self.entries.append()
+            await self.batch.commit()
+            await self.entries.append_late()
+
+
+async def _publish(unit: _Unit | None, behind: OneBehind) -> int:
+    """Have a unit committed `behind`, once the one before is; how many cuboids it has."""
+    if unit is None:
+        return 0
+    try:
+        await behind.drained()
+    except BaseException:
+        await unit.stack.aclose()
+        raise
+    await behind.run(unit.commit())
+    return unit.cuboids
+
+
+async def _made_alone(work: _Work, stage: Stage, mark: StaleMark) -> _Unit | None:
+    """As `_made` of one cuboid; if it cannot be made, that is noted."""
+    try:
+        return await _made(work, stage, [mark])
+    except CorruptValue as error:
+        work.damage[mark.address] = str(error)
+        return None
+
+
+async def _made(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> _Unit | None:
+    """Some cuboids, made from their sources; without those whose sources are stale.
+
+    Raises
+    ------
+    CorruptValue
+        If a source is damaged.
+    """
     stale = work.stores.stale
     if stage.source.level != work.channel.resolution:
         sources = {mark.address: sources_of(stage, mark.address) for mark in marks}
         old = await stale.marked({source for found in sources.values() for source in found})
         marks = [mark for mark in marks if old.isdisjoint(sources[mark.address])]
     if not marks:
-        return 0
-    async with stale.derivation(marks) as batch:
+        return None
+    addresses = [mark.address for mark in marks]
+    async with contextlib.AsyncExitStack() as stack:
+        batch = await stack.enter_async_context(stale.derivation(marks))
         entries = IndexEntries(work.stores.labels)
-        adding = asyncio.Lock()
+        await _make(work, stage, addresses, batch, entries)
+        batch.mark_stale(children_of(work.geometry, stage, addresses))
+        return _Unit(batch, entries, len(marks), stack.pop_all())
 
-        async def piece(step: Sequence[StaleMark]) -> None:
-            async with work.turn():
-                writes = await _derived(work, stage, step)
-                async with adding:
+
+async def _make(
+    work: _Work,
+    stage: Stage,
+    addresses: Sequence[CuboidAddress],
+    batch: CuboidBatch,
+    entries: IndexEntries,
+) -> None:
+    """Make the cuboids of a unit, step by step."""
+    how = Derivation(work.channel, stage, work.rule)
+    todo = deque(addresses)
+
+    async def steps(_: int) -> None:
+        while todo:
+            async with work.turn() as is_alone:
+                count = _in_step(work, stage, STEP_BYTES if is_alone else SHORT_STEP_BYTES)
+                step = [todo.popleft() for _ in range(min(count, len(todo)))]
+                if step:
+                    writes = await how.writes(work.stores.cuboids, step)
                     await _add(work, writes, batch, entries)
 
-        await bounded_map(piece, list(_steps(work, stage, marks)), limit=CPU_CORES)
-        batch.mark_stale(children_of(work.geometry, stage, [mark.address for mark in marks]))
-        await entries.append()
-        await batch.commit()
-        await entries.append_late()
-    return len(marks)
+    await bounded_map(steps, range(CPU_CORES), limit=CPU_CORES)
 
 
 async def _add(
@@ -352,93 +411,10 @@ async def _add(
         await entries.note(writes)
 
 
-def _steps(work: _Work, stage: Stage, marks: Sequence[StaleMark]) -> Iterator[Sequence[StaleMark]]:
-    """The marks of a unit in pieces whose sources take about `STEP_BYTES`."""
+def _in_step(work: _Work, stage: Stage, source_bytes: int) -> int:
+    """How many cuboids have sources of so many bytes, at least one."""
     voxels = math.prod(stage.level.cuboid_zyx) * math.prod(stage.factor_zyx)
-    count = max(1, STEP_BYTES // (voxels * work.channel.dtype.itemsize))
-    for first in range(0, len(marks), count):
-        yield marks[first : first + count]
-
-
-class _Source(NamedTuple):
-    """The voxels that a derived cuboid is made from."""
-
-    address: CuboidAddress
-    box: Box | None  # of the derived level; None if the cuboid lies outside
-    slab: Slab | None
-    voxels: Voxels  # as many as halve to the box; those outside the image are 0
-
-
-async def _derived(
-    work: _Work,
-    stage: Stage,
-    marks: Sequence[StaleMark],
-    made: Mapping[CuboidAddress, Voxels] = MappingProxyType({}),
-) -> list[CuboidWrite]:
-    """The cuboids of some marks as they are to be now; `made` are sources not stored yet."""
-    place = Place(work.channel, stage.source)
-    sources = [_source(place, stage, mark.address) for mark in marks]
-    wanted = [(s.slab, _inside(s.voxels, s.slab.box)) for s in sources if s.slab is not None]
-    await read_slabs(work.stores.cuboids, wanted, usage=Usage())
-    if made:
-        for slab, voxels in wanted:
-            _overlay(slab, voxels, made)
-    if sum(voxels.nbytes for _, voxels in wanted) <= INLINE_BYTES:
-        return _writes(stage, work.rule, sources)
-    return await run_cpu(_writes, stage, work.rule, sources)
-
-
-def _overlay(slab: Slab, voxels: Voxels, made: Mapping[CuboidAddress, Voxels]) -> None:
-    """Put the voxels of cuboids that are not stored yet in the place of those that are."""
-    assert slab.place is not None  # that of a source
-    for part in slab.place.parts(slab.box):
-        own = made.get(slab.place.address(slab.t, part.morton))
-        if own is not None:
-            voxels[part.target] = own[part.source]
-
-
-def _source(place: Place, stage: Stage, address: CuboidAddress) -> _Source:
-    dtype = place.channel.dtype
-    box = stage.cuboid_box(address.morton)
-    if box is None:
-        return _Source(address, None, None, np.zeros((1, 1, 1), dtype=dtype))
-    source_box = stage.source_box(box)
-    z, y, x = (size * f for size, f in zip(box.shape_zyx, stage.factor_zyx, strict=True))
-    whole = source_box.shape_zyx == (z, y, x)
-    voxels = np.empty((z, y, x), dtype=dtype) if whole else np.zeros((z, y, x), dtype=dtype)
-    return _Source(address, box, Slab(place, address.t, source_box), voxels)
-
-
-def _inside(voxels: Voxels, box: Box) -> Voxels:
-    z, y, x = box.shape_zyx
-    return voxels[:z, :y, :x]
-
-
-def _writes(stage: Stage, rule: Rule, sources: Sequence[_Source]) -> list[CuboidWrite]:
-    cuboid_zyx = stage.level.cuboid_zyx
-    return [
-        CuboidWrite(
-            source.address,
-            WriteOp.REPLACE,
-            cuboid_zyx,
-            (0, 0, 0),
-            _whole(source, stage, rule, cuboid_zyx),
-        )
-        for source in sources
-    ]
-
-
-def _whole(source: _Source, stage: Stage, rule: Rule, cuboid_zyx: Zyx) -> Voxels:
-    """A derived cuboid; zeros beyond the end of its level."""
-    if source.box is None:
-        return np.zeros(cuboid_zyx, dtype=source.voxels.dtype)
-    made = downsample(source.voxels, rule, pairs=stage.pairs)
-    if made.shape == cuboid_zyx:
-        return made
-    whole = np.zeros(cuboid_zyx, dtype=made.dtype)
-    z, y, x = made.shape
-    whole[:z, :y, :x] = made
-    return whole
+    return max(1, source_bytes // (voxels * work.channel.dtype.itemsize))
 
 
 # -- progress

@@ -115,7 +115,10 @@ class CuboidBatch(Protocol):
     """
 
     async def add(self, writes: Sequence[CuboidWrite]) -> None:
-        """Take some cuboids; blocks no event loop; bounded in memory whatever the batch's size."""
+        """Take some cuboids; blocks no event loop; bounded in memory whatever the batch's size.
+
+        Calls for different cuboids may overlap.
+        """
 
     def mark_stale(self, addresses: Collection[CuboidAddress]) -> None:
         """Mark cuboids that derive from what this batch writes, with its commit; see `StaleMarks`.

@@ -382,7 +382,7 @@ async def test_one_call_goes_on_while_the_next_is_prepared() -> None:
         await behind.run(call("a"))
         log.append("prepare b")
         await behind.run(call("b"))
-    assert log == ["prepare b", "begin a", "end a", "begin b", "end b"]
+    assert log == ["begin a", "prepare b", "end a", "begin b", "end b"]
 
 
 async def test_a_failed_call_is_raised_at_the_next() -> None:

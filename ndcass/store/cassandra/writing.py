@@ -198,6 +198,7 @@ class CassandraBatch:
         self._buckets: list[Bucket] = []
         # Of one cuboid, by channel.
         self._cuboid_bytes: dict[int, int] = {}
+        self._keeping = threading.Lock()
         self._spool: IO[bytes] | None = None
         self._spool_end = 0
 
@@ -325,20 +326,27 @@ class CassandraBatch:
     def _kept(self, body: bytes) -> bytes | _Spooled:
         """The body itself, or where it is in the temporary file once memory is used up."""
         if self._memory.take(len(body)):
-            self._held_bytes += len(body)
+            with self._keeping:
+                self._held_bytes += len(body)
             return body
         try:
-            if self._spool is None:
-                # Closed with the batch.
-                self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-            at, self._spool_end = self._spool_end, self._spool_end + len(body)
+            file, at = self._reserved(len(body))
             view = memoryview(body)
             while view:
-                written = os.pwrite(self._spool.fileno(), view, self._spool_end - len(view))
+                written = os.pwrite(file.fileno(), view, at + len(body) - len(view))
                 view = view[written:]
         except OSError as error:
             raise StoreFull("no space to hold a large write until it is whole") from error
         return _Spooled(at, len(body))
+
+    def _reserved(self, size: int) -> tuple[IO[bytes], int]:
+        """The temporary file, and where in it so many bytes may be put."""
+        with self._keeping:
+            if self._spool is None:
+                # Closed with the batch.
+                self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            at, self._spool_end = self._spool_end, self._spool_end + size
+            return self._spool, at
 
     def _body(self, encoded: _Encoded) -> bytes:
         body = encoded.body

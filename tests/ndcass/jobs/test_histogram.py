@@ -236,9 +236,9 @@ async def test_each_unit_waits_for_its_turn(stores: Stores) -> None:
     turns: list[str] = []
 
     @contextlib.asynccontextmanager
-    async def turn() -> AsyncIterator[None]:
+    async def turn() -> AsyncIterator[bool]:
         turns.append("mine")
-        yield
+        yield True
 
     async def progress(done_units: int, total_units: int, detail: Mapping[str, Any]) -> None:
         turns.append("noted")
@@ -338,9 +338,9 @@ def _count_slowly(folder: str) -> None:
     histogram_job.UNIT_CUBOIDS, histogram_job.NOTE_EVERY_S = 1, 0.0
 
     @contextlib.asynccontextmanager
-    async def slow() -> AsyncIterator[None]:
+    async def slow() -> AsyncIterator[bool]:
         await asyncio.sleep(0.5)
-        yield
+        yield True
 
     async def run() -> None:
         stores = await open_embedded(Path(folder))

@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import dataclasses
 import tracemalloc
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ndcass import morton, propagation
+from ndcass import derivation, morton, propagation
+from ndcass.concurrency import OneBehind
+from ndcass.derivation import Derivation
 from ndcass.downsample import Rule
 from ndcass.errors import Conflict, CorruptValue, NotFound, StoreUnavailable
 from ndcass.geometry import Box
@@ -28,8 +30,15 @@ from ndcass.propagation import (
     trouble_of,
 )
 from ndcass.pyramid import Stage, cuboid_count, stages
-from ndcass.store.base import PLAIN, REFRESH_JOB, JobState, StaleMark, Stores
-from ndcass.volume import read_slabs
+from ndcass.store.base import (
+    PLAIN,
+    REFRESH_JOB,
+    CuboidAddress,
+    JobState,
+    StaleMark,
+    StoredCuboid,
+    Stores,
+)
 from ndcass.writer import write_box
 from tests.pyramids import Volume, recomputed, stored, volume_of
 
@@ -241,11 +250,11 @@ async def test_a_failure_is_noted_and_the_channel_is_not_propagated(
     volume = await volume_of(stores)
     await volume.write()
 
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **options: Any) -> None:
         raise CorruptValue("cuboid 5 is damaged")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pyramid, "_writes", fail)
+        patch.setattr(derivation, "downsample_into", fail)
         job = await volume.propagate()
     assert job.state == JobState.FAILURE
     assert job.error.startswith("cuboid 5 is damaged (")
@@ -275,10 +284,10 @@ async def test_a_channel_says_why_its_levels_are_not_made(
     await volume.finished()
     assert await trouble_of(stores, volume.channel) == ""
 
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **options: Any) -> None:
         raise CorruptValue("cuboid 5 is damaged")
 
-    monkeypatch.setattr(pyramid, "_writes", fail)
+    monkeypatch.setattr(derivation, "downsample_into", fail)
     await volume.write(Box((0, 0, 0), (2, 40, 40)))
     await volume.refresh()
     assert (await trouble_of(stores, volume.channel)).startswith("cuboid 5 is damaged (")
@@ -295,12 +304,12 @@ async def test_a_build_goes_on_where_it_was(
     units = 0
 
     @contextlib.asynccontextmanager
-    async def turn() -> AsyncIterator[None]:
+    async def turn() -> AsyncIterator[bool]:
         nonlocal units
         units += 1
         if units == 5:
             raise StoreUnavailable("gone")
-        yield
+        yield True
 
     async def progress(done_units: int, total_units: int, detail: Mapping[str, Any]) -> None:
         nonlocal job
@@ -417,6 +426,18 @@ async def test_a_build_whose_cancellation_stopped_half_way_is_cancelled_again(
     assert (await volume.now()).propagate == 0
 
 
+def damaged_at_the_corner(
+    level: Derivation, found: Sequence[StoredCuboid], shares: Mapping[CuboidAddress, Any]
+) -> None:
+    """`Derivation._halve_all` on a store whose first cuboid of the base is damaged."""
+    if any((address.level, address.morton) == (0, 0) for address, _ in found):
+        raise CorruptValue("cuboid 0 is damaged")
+    _halve_all(level, found, shares)
+
+
+_halve_all = Derivation._halve_all
+
+
 async def test_a_damaged_cuboid_keeps_no_other_from_being_rebuilt(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,15 +448,9 @@ async def test_a_damaged_cuboid_keeps_no_other_from_being_rebuilt(
     for box in boxes:
         await volume.write(box)
 
-    async def damaged(cuboids: Any, slabs: Any, *, usage: Any) -> None:
-        for slab, _ in slabs:
-            if slab.place.level.level == 0 and slab.box.start_zyx == (0, 0, 0):
-                raise CorruptValue("cuboid 0 is damaged")
-        await read_slabs(cuboids, slabs, usage=usage)
-
     marked = await volume.stale()
     with monkeypatch.context() as patch:
-        patch.setattr(pyramid, "read_slabs", damaged)
+        patch.setattr(Derivation, "_halve_all", damaged_at_the_corner)
         job = await volume.refresh()
     assert job.state == JobState.FAILURE
     assert job.error.startswith("cuboid 0 is damaged (")
@@ -473,14 +488,7 @@ async def test_a_refresh_that_gives_way_ends_where_all_that_is_left_is_damaged(
     monkeypatch.setattr(pyramid, "LONGEST_REFRESH_S", 0.0)
     volume = await volume_of(stores, propagate=2)
     await volume.write()
-    writes = pyramid._writes
-
-    def fail_at_the_first(stage: Stage, rule: Rule, sources: Any) -> Any:
-        if any(source.address.morton == 0 for source in sources):
-            raise CorruptValue("cuboid 0 is damaged")
-        return writes(stage, rule, sources)
-
-    monkeypatch.setattr(pyramid, "_writes", fail_at_the_first)
+    monkeypatch.setattr(Derivation, "_halve_all", damaged_at_the_corner)
     job = await volume.refresh()
     assert (job.state, await trouble_of(stores, volume.channel)) == (JobState.FAILURE, job.error)
     assert job.error.startswith("cuboid 0 is damaged (")
@@ -520,10 +528,16 @@ async def test_a_level_is_not_made_of_an_old_one(stores: Stores) -> None:
     work = pyramid._Work(stores, volume.channel, volume.geometry, pyramid.at_once, {})
     first, second, _ = [s for s in stages(volume.geometry, 0) if not s.neariso]
     before = await stored(stores, volume.channel, second)
-    assert [count async for count in pyramid._rebuilt(work, second)] == [0]
+    assert await _counts_of(work, second) == [0]
     assert np.array_equal(await stored(stores, volume.channel, second), before)
-    assert [count async for count in pyramid._rebuilt(work, first)] == [1]
-    assert [count async for count in pyramid._rebuilt(work, second)] == [1]
+    assert await _counts_of(work, first) == [1]
+    assert await _counts_of(work, second) == [1]
+
+
+async def _counts_of(work: pyramid._Work, stage: Stage) -> list[int]:
+    """How many cuboids were rebuilt, unit by unit."""
+    async with OneBehind() as behind:
+        return [count async for count in pyramid._rebuilt(work, stage, behind)]
 
 
 def test_the_model_of_these_tests_halves_by_hand() -> None:
