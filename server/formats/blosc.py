@@ -8,12 +8,7 @@ import numpy as np
 
 from ndcass.errors import BadBody, TooLarge
 from ndcass.server.formats.base import Dtype, Layout, Voxels
-from ndcass.server.formats.pickled import (
-    MAX_OVERHEAD_BYTES,
-    TEXT_EXPANSION,
-    dump_array,
-    load_array,
-)
+from ndcass.server.formats.pickled import dump_array, load_array, most_bytes
 
 CONTENT_TYPE = "product/blosc"
 
@@ -82,7 +77,7 @@ def _check_header(body: Voxels, layout: Layout) -> None:
         raise BadBody(f"the body is no Blosc-1 frame: version {version}, expected {FORMAT_VERSION}")
     if frame_size != len(body):
         raise BadBody(f"the Blosc frame announces {frame_size} bytes, the body has {len(body)}")
-    limit = TEXT_EXPANSION * layout.nbytes + MAX_OVERHEAD_BYTES
+    limit = most_bytes(layout.nbytes)
     if size > limit:
         raise BadBody(
             f"the Blosc frame announces {size} bytes, the box needs {layout.nbytes} and its "

@@ -33,8 +33,12 @@ from ndcass.server.formats.base import (
 MAX_OPERATIONS = 256
 # What an array's pickle needs besides its voxels is less than a tenth of this.
 MAX_OVERHEAD_BYTES = 8192
-# Each byte from 0x80 on takes two as text in UTF-8 (protocols 0 to 2 of Python 3).
+# Each byte from 0x80 on takes two as text in UTF-8 (protocols 1 and 2 of Python 3).
 TEXT_EXPANSION = 2
+# Protocol 0 is lines of characters, the default of Python 2: it spells a zero as \x00, and Python 3
+# as \u0000. Only pickles up to this length may grow so, as they lie in memory twice more.
+ESCAPED_EXPANSION = 6
+MAX_ESCAPED_BYTES = 16 << 20
 
 # The names of the functions an array's pickle may call, by what they are here.
 GLOBALS: Mapping[str, str] = {
@@ -55,6 +59,17 @@ LONG_BYTES = 1 << 12
 LENGTH_BYTES = 4
 
 PLAIN_KINDS = frozenset("biufc")
+
+
+def most_bytes(voxel_bytes: int) -> int:
+    """The longest that a pickle of an array may be."""
+    escaped = min(ESCAPED_EXPANSION * voxel_bytes, MAX_ESCAPED_BYTES)
+    return max(TEXT_EXPANSION * voxel_bytes, escaped) + MAX_OVERHEAD_BYTES
+
+
+def escaping_bytes(voxel_bytes: int) -> int:
+    """The memory that reading protocol 0 takes besides what all protocols take."""
+    return 2 * min(ESCAPED_EXPANSION * voxel_bytes, MAX_ESCAPED_BYTES)
 
 
 def dump_array(array: np.ndarray[Any, Dtype]) -> bytearray:
@@ -166,11 +181,13 @@ def _operations(content: bytes) -> Iterator[tuple[str, Any]]:
     while True:
         code = file.read(1).decode("latin1")
         opcode = _OPCODES[code]
-        argument = None
+        argument: Any = None  # whatever stands in the pickle
         if (long := _long_argument(view, file.tell(), code)) is not None:
             end, voxels = long
             file.seek(end)
             argument = _LongText(voxels) if opcode.name in _TEXTS else voxels
+        elif opcode.name == "STRING":
+            argument = _escaped(file.readline())
         elif opcode.arg is not None:
             argument = opcode.arg.reader(file)
         yield opcode.name, argument
@@ -178,6 +195,16 @@ def _operations(content: bytes) -> Iterator[tuple[str, Any]]:
             break
     if file.tell() != len(content):
         raise ValueError("bytes follow the end of the pickle")
+
+
+def _escaped(line: bytes) -> str:
+    """The byte string of Python 2 that a line spells, as latin-1; pickletools reads ASCII only."""
+    text = line.removesuffix(b"\n")
+    quote = text[:1]
+    if text == line or len(text) < 2 or quote not in (b"'", b'"') or text[-1:] != quote:
+        raise ValueError("the pickle has a text without quotes")
+    content: bytes = codecs.escape_decode(text[1:-1])[0]
+    return content.decode("latin1")
 
 
 def _long_argument(view: memoryview, at: int, code: str) -> tuple[int, memoryview] | None:

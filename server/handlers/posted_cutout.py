@@ -32,6 +32,7 @@ from ndcass.server.formats.blosc import decode_blosc
 from ndcass.server.formats.encodings import decoding
 from ndcass.server.formats.hdf5 import decode_hdf5
 from ndcass.server.formats.npz import NpzDecoder
+from ndcass.server.formats.pickled import escaping_bytes
 from ndcass.server.formats.raw import RawDecoder
 from ndcass.server.match import Match
 from ndcass.server.streaming import OVERHEAD_SHARE, Body, receive
@@ -86,7 +87,8 @@ async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse
                 await receive(request, body, decoder, voxels.feed, in_thread=compressed)
                 await voxels.finish()
         else:
-            async with request.app[MEMORY].hold(WHOLE_MEMORY * size):
+            escaping = escaping_bytes(size) if service == "blosc" else 0
+            async with request.app[MEMORY].hold(WHOLE_MEMORY * size + escaping):
                 arrays = await _receive_whole(request, service, body, layout, cutout)
                 await _write_arrays(writer, places, cutout, arrays)
         await writer.commit()

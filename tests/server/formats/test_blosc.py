@@ -42,6 +42,14 @@ def test_what_python_blosc_packs_is_read(array: Array) -> None:
     assert decode_blosc(blosc.pack_array(array), layout_of(array)).tobytes() == array.tobytes()
 
 
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("byte", [0, 10, 92, 255])
+def test_a_pickle_is_read_however_long_its_protocol_spells_voxels(byte: int, protocol: int) -> None:
+    array = np.full((1, 4, 64, 64), byte, dtype=np.uint8)
+    body = blosc.compress(pickle.dumps(array, protocol), typesize=1)
+    assert np.array_equal(decode_blosc(body, layout_of(array)), array)
+
+
 def test_the_frame_is_of_blosc_1_with_blosclz_and_shuffle() -> None:
     body = encode_blosc(np.zeros((1, 8, 64, 64), dtype="<u4"))
     version, _, flags, typesize = body[:4]
@@ -95,7 +103,7 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     bomb = blosc.compress(bytes(1 << 27), typesize=1)
     assert len(bomb) < 1 << 22
     tracemalloc.start()
-    refused(bomb, "announces 134217728 bytes, the box needs 24000 and its pickle at most 56192")
+    refused(bomb, "announces 134217728 bytes, the box needs 24000 and its pickle at most 152192")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 16
@@ -109,7 +117,11 @@ def test_a_bomb_that_lies_about_its_size_is_refused() -> None:
 
 def test_an_array_that_is_larger_than_it_may_be_is_refused() -> None:
     refused(blosc.pack_array(np.zeros((2, 3, 40, 60), dtype="<u2")), "shape")
-    refused(blosc.pack_array(np.zeros((2, 3, 400, 60), dtype="<u2")), "announces")
+    refused(blosc.pack_array(np.zeros((2, 3, 1200, 60), dtype="<u2")), "announces")
+    large = np.zeros((1, 8, 1024, 1024), dtype=np.uint8)
+    refused(
+        blosc.pack_array(np.zeros((3, 8, 1024, 1024), dtype=np.uint8)), "announces", array=large
+    )
 
 
 def test_a_pickle_that_is_no_array_is_refused() -> None:

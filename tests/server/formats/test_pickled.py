@@ -42,6 +42,21 @@ def dumped(array: Array) -> bytes:
     return bytes(dump_array(array))
 
 
+def lines_of_python_2(array: Array) -> bytes:
+    """The pickle that Python 2 makes by default (protocol 0)."""
+    voxels = "".join(
+        f"\\x{byte:02x}" if byte < 32 or byte > 126 or byte in b"'\\" else chr(byte)
+        for byte in array.tobytes()
+    )
+    shape = "".join(f"I{length}\n" for length in array.shape)
+    order, code = array.dtype.str[0], array.dtype.str[1:]
+    return (
+        "cnumpy.core.multiarray\n_reconstruct\np0\n(cnumpy\nndarray\np1\n(I0\ntp2\nS'b'\np3\n"
+        f"tp4\nRp5\n(I1\n({shape}tp6\ncnumpy\ndtype\np7\n(S'{code}'\np8\nI0\nI1\ntp9\nRp10\n"
+        f"(I3\nS'{order}'\np11\nNNNI-1\nI-1\nI0\ntp12\nbI00\nS'{voxels}'\np13\ntp14\nb."
+    ).encode("ascii")
+
+
 def refused(content: bytes, words: str = ".") -> None:
     with pytest.raises(BadBody, match=words):
         load_array(content, layout_of(BOX))
@@ -90,6 +105,22 @@ def test_every_protocol_is_read(array: Array, protocol: int) -> None:
     assert read.dtype == array.dtype
     assert read.shape == array.shape
     assert read.tobytes() == array.tobytes()
+
+
+@given(arrays())
+def test_the_lines_of_python_2_are_read(array: Array) -> None:
+    content = lines_of_python_2(array)
+    read = load_array(content, layout_of(array))
+    assert read.dtype == array.dtype
+    assert read.tobytes() == array.tobytes()
+    assert np.array_equal(pickle.loads(content, encoding="latin1"), array, equal_nan=True)
+
+
+def test_a_text_of_python_2_without_its_quotes_is_refused() -> None:
+    content = lines_of_python_2(BOX)
+    for damaged in (b"S", b"S'", b"S\"u2'", b"Su2", b"S'u2"):
+        refused(content.replace(b"S'u2'", damaged))
+    refused(content[: content.index(b"S'u2'") + 5])
 
 
 @pytest.mark.parametrize("protocol", range(6))
