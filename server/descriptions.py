@@ -186,8 +186,7 @@ def viking_xml(view: TokenView, *, tile_host: str) -> bytes:
     ElementTree.SubElement(
         root,
         "Scale",
-        # A ratio and no unit; Viking has read it so for years.
-        {"UnitsOfMeasure": "nm", "UnitsPerPixel": str(dataset.xvoxelres / dataset.yvoxelres)},
+        {"UnitsOfMeasure": "nm", "UnitsPerPixel": _ratio(dataset.xvoxelres, dataset.yvoxelres)},
     )
     tiles = ElementTree.SubElement(
         root,
@@ -215,3 +214,11 @@ def viking_xml(view: TokenView, *, tile_host: str) -> bytes:
         ElementTree.SubElement(root, "Section", {"Number": str(z)})
     text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=False)
     return text
+
+
+def _ratio(a: float, b: float) -> str:
+    """How `a` is to `b`, in the twelve digits of Python 2: clients may compare texts.
+
+    It is no unit, as the attribute says; Viking has read it so for years.
+    """
+    return str(float(f"{a / b:.12g}"))

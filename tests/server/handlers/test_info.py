@@ -179,6 +179,25 @@ async def test_viking_reads_values_by_their_place(app: Running) -> None:
     assert [s.get("Number") for s in root.findall("Section")] == [str(z) for z in range(7, 27)]
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        (4.0, 4.0, "1.0"),
+        (3.0, 5.0, "0.6"),
+        (4.0, 3.0, "1.33333333333"),
+        (0.1, 0.3, "0.333333333333"),
+    ],
+)
+async def test_viking_hears_how_wide_voxels_are_in_twelve_digits(
+    app: Running, x: float, y: float, expected: str
+) -> None:
+    await app.make_volume("v", xvoxelres=x, yvoxelres=y)
+    root = ElementTree.fromstring(await (await app.get("/nd/sd/v/volume.vikingxml")).text())
+    scale = root.find("Scale")
+    assert scale is not None
+    assert scale.get("UnitsPerPixel") == expected
+
+
 async def test_viking_hears_of_the_scheme_of_a_proxy_and_of_no_other(app: Running) -> None:
     await app.make_volume("v")
     for sent, expected in (("https", "https://"), ("javascript", "http://")):
