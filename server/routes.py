@@ -122,6 +122,7 @@ ROUTES = (
     Route("GET", f"{_OBJECT}/{{object_data}}", annotation.get_objects, "Some objects as HDF5 or JSON.", aliases=(_OBJECT,)),
     Route("DELETE", f"{_OBJECT}/", annotation.delete_objects, "Delete objects and their voxels."),
     Route("POST", f"{_ANNOTATIONS}/", annotation.write_objects, "Make objects.", aliases=(f"{_ANNOTATIONS}/{{words}}/",)),
+    Route("GET", f"{_ANNOTATIONS}/", refusal.refuse_unnamed, "Refused: names nothing that can be read.", aliases=(f"{_ANNOTATIONS}/{{words}}/",), refuses=True),
     Route("GET", f"{_RAMON}/query/{{field}}/{{value}}/", ramon.query, "The ids of the objects that have a value, as JSON."),
     Route("GET", f"{_RAMON}/topkeys/", ramon.read_top_keys, "The stored keys that most values have.", aliases=(f"{_RAMON}/topkeys/{{count}}/", f"{_RAMON}/topkeys/type/{{kind}}/", f"{_RAMON}/topkeys/{{count}}/type/{{kind}}/")),
     Route("GET", f"{_RAMON}/{{object}}/", ramon.read_object, "An object as JSON."),

@@ -158,6 +158,18 @@ async def test_empty_channel_name_in_a_list_is_said_to_be_one(app: Running) -> N
     assert "empty name" in await answer.text()
 
 
+@pytest.mark.parametrize(
+    "path", ["/nd/sd/t/nosuch/", "/nd/sd/t/c/", "/sd/t/c", "/sd/t/c/preserve/"]
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_reading_what_names_no_service_is_404(method: str, path: str) -> None:
+    async with serving(hello) as app:
+        answer = await app.request(method, path)
+        assert answer.status == 404
+        assert answer.content_type == "text/html"
+        assert (await app.request("OPTIONS", path)).headers["Allow"] == "POST, OPTIONS"
+
+
 async def test_unknown_service_is_404_with_a_text() -> None:
     async with serving(hello) as app:
         answer = await app.get("/nd/sd/t/c/gif/0/1,2/3,4/5,6/")
