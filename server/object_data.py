@@ -99,13 +99,17 @@ async def read_data(
     size = 0
     for of_one in labels:
         size += await _needed(request, view, channel, of_one, data)
-        if size > limit:
+        if size > limit and data.word != VOXELS:
             raise TooLarge("voxels of objects", asked=size, limit=limit)
+    size = min(size, limit)
     async with request.app[MEMORY].hold(size):
-        yield [
-            await _filled(request, view, channel, one, of_one, data)
-            for one, of_one in zip(shown, labels, strict=True)
-        ]
+        filled: list[ObjectFile] = []
+        points_left = size // POINT_COPIES
+        for one, of_one in zip(shown, labels, strict=True):
+            filled.append(await _filled(request, view, channel, one, of_one, data, points_left))
+            points = filled[-1].points_zyx
+            points_left -= 0 if points is None else points.nbytes
+        yield filled
 
 
 async def _needed(
@@ -128,7 +132,7 @@ async def _needed(
     if data.word == CUBOIDS:
         return voxels
     # As a list each voxel takes much more than in a mask, but most cuboids are nearly empty: the
-    # list itself has a limit of its own.
+    # lists themselves have limits of their own, one by one and together.
     limit = request.app[SETTINGS].server.max_whole_bytes
     return min(voxels * POINT_BYTES * POINT_COPIES, limit // 4)
 
@@ -148,7 +152,9 @@ async def _filled(
     shown: ObjectFile,
     labels: Sequence[int],
     data: Data,
+    points_left: int,
 ) -> ObjectFile:
+    """An object with what is asked of it; a list of voxels takes up to `points_left` bytes."""
     stores, level = request.app[STORES], data.level
     offset = view.level(level).offset_zyx
     shown = replace(shown, level=level)
@@ -164,7 +170,7 @@ async def _filled(
     if data.word == VOXELS:
         limit = request.app[SETTINGS].server.max_whole_bytes // (4 * POINT_COPIES)
         points = await annotation.read_object_points(
-            stores, view, channel, labels, level, limit_bytes=limit
+            stores, view, channel, labels, level, limit_bytes=min(limit, points_left)
         )
         return replace(shown, points_zyx=points + np.array(offset))
     block = await annotation.read_object_block(

@@ -42,6 +42,32 @@ _SHIFTED = textwrap.dedent(
     sys.exit(main())
     """
 )
+# Dies at one of our own functions, as a loss of power would have it: before the call, or behind it.
+_DOOMED = textwrap.dedent(
+    """
+    import functools, importlib, os, signal, sys
+    module, name, when, calls = sys.argv.pop(1).split(":")
+    owner = importlib.import_module(module)
+    *outer, name = name.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    func, left = getattr(owner, name), int(calls)
+
+    @functools.wraps(func)
+    async def doomed(*args, **kwargs):
+        global left
+        left -= 1
+        if left == 0 and when == "behind":
+            await func(*args, **kwargs)
+        if left == 0:
+            os.killpg(0, signal.SIGKILL)
+        return await func(*args, **kwargs)
+
+    setattr(owner, name, doomed)
+    from ndcass.cli.main import main
+    sys.exit(main())
+    """
+)
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 START_TIMEOUT_S = 60.0
@@ -123,6 +149,7 @@ def gateway(
     workers: int = 1,
     file_limit_bytes: int | None = None,
     clock_shift: Path | None = None,
+    dies_at: str | None = None,
     port: int | None = None,
     output: Path | None = None,
     admin_key: str | None = KEY,
@@ -130,7 +157,8 @@ def gateway(
     """Start ``ndcass serve`` on a folder, by default on a free port, and end it.
 
     What it prints goes to the file `output`; a pipe would be full one day and stop it. A gateway of
-    one worker whose clock is wrong has a file `clock_shift`, see `shift_clock`.
+    one worker whose clock is wrong has a file `clock_shift`, see `shift_clock`; one that `dies_at`
+    ``module:function:before:3`` is killed at the third call of a coroutine function, or ``behind``.
     """
     port = port or free_port()
     launcher = ["-m", "ndcass.cli.main"]
@@ -138,6 +166,8 @@ def gateway(
         launcher = ["-c", _LIMITED, str(file_limit_bytes)]
     if clock_shift is not None:
         launcher = ["-c", _SHIFTED, str(clock_shift)]
+    if dies_at is not None:
+        launcher = ["-c", _DOOMED, dies_at]
     command = [sys.executable, *launcher, "serve", "--data", str(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers), *options]
     if conf is not None:

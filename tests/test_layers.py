@@ -59,6 +59,7 @@ LAYERS = {
     "ndcass/objects.py": 4,
     "ndcass/object_writes.py": 4,
     "ndcass/unfinished.py": 4,
+    "ndcass/stray_labels.py": 4,
     "ndcass/shared_voxels.py": 4,
     "ndcass/skeletons.py": 4,
     "ndcass/connectome.py": 4,

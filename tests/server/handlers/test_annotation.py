@@ -182,6 +182,14 @@ async def test_several_kinds_of_voxels_of_one_object_are_all_taken(annotated: Ru
     assert await points(annotated, 2) == wanted
 
 
+async def test_voxels_of_many_small_objects_come_in_one_answer(annotated: Running) -> None:
+    # By the index alone, each could be all of its cuboid.
+    ids = range(1, 81)
+    await made(annotated, object_file(*((str(i), voxels((i, 3, 5))) for i in ids)))
+    found = await read(annotated, f"{','.join(map(str, ids))}/voxels/0")
+    assert [found[f"{i}/VOXELS"] for i in ids] == [[[i, 3, 5]] for i in ids]
+
+
 async def test_boxes_are_exact_and_in_dataset_coordinates(annotated: Running) -> None:
     await made(annotated, object_file(("2", voxels((130, 5, 2), (140, 60, 9)))))
     found = await read(annotated, "2/boundingbox/0/")
