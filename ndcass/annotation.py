@@ -16,7 +16,7 @@ from ndcass import morton, resample
 from ndcass.concurrency import run_cpu
 from ndcass.errors import InvalidRequest, OutOfBounds, TooLarge
 from ndcass.geometry import Box, Zyx
-from ndcass.label_painting import ObjectVoxels, Painting, Points, painted, some_of, zyx
+from ndcass.label_painting import ObjectVoxels, Painting, Points, joined, painted, some_of, zyx
 from ndcass.label_values import Labels, Mask, as_labels, joined_labels, sorted_labels, unique_labels
 from ndcass.label_voxels import (
     Found,
@@ -102,7 +102,7 @@ async def write_object_voxels(
         op = WriteOp.PRESERVE
     async with cutout_writer(stores, op=op, usage=usage) as writer:
         # Small objects together: a change of thread for each would take longer than they do.
-        await _write_painted(writer, _all_painted(objects, places))
+        await _write_painted(writer, joined(_all_painted(objects, places)))
         await writer.commit()
 
 

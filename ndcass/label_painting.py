@@ -1,5 +1,6 @@
 """The voxels of an object -> arrays to be written, one a cuboid. Nothing here reads or writes."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from ndcass import morton
 from ndcass.geometry import Box, Zyx
 from ndcass.label_values import Mask
-from ndcass.label_voxels import OBJECT_TIMESTEP, corner_of
+from ndcass.label_voxels import OBJECT_TIMESTEP, corner_of, union_of
 from ndcass.place import Place, Slab, Voxels
 from ndcass.plan import plan_parts
 
@@ -18,6 +19,8 @@ Points = npt.NDArray[np.int64]  # shape (n, 3), order z, y, x
 
 # Voxels that are painted before they are handed over.
 PAINTED_BYTES = 8 << 20
+# Paintings among which those of one cuboid are looked for.
+JOINED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +91,53 @@ def _painted_block(label: int, corner: Zyx, mask: Mask, place: Place) -> Iterato
             voxels = share.astype(place.channel.dtype)
             voxels *= place.channel.dtype.type(label)
             yield Slab(place, OBJECT_TIMESTEP, its_box), voxels
+
+
+def joined(paintings: Iterator[Painting]) -> Iterator[Painting]:
+    """Those of one cuboid as one, unless they overlap; a cuboid's stay in their order.
+
+    A cuboid that ten small objects lie in is then read, merged and stored once. All are of one
+    channel.
+    """
+    while some := _next_to_join(paintings):
+        by_cuboid: dict[tuple[int, Zyx], list[Painting]] = {}
+        for painting in some:
+            slab = painting[0]
+            assert slab.place is not None  # `painted` gave it one
+            size = slab.place.cuboid_zyx
+            at = zyx(a // n for a, n in zip(slab.box.start_zyx, size, strict=True))
+            by_cuboid.setdefault((slab.place.level.level, at), []).append(painting)
+        for group in by_cuboid.values():
+            yield from group if len(group) == 1 else _joined(group)
+
+
+def _next_to_join(paintings: Iterator[Painting]) -> list[Painting]:
+    found: list[Painting] = []
+    size = 0
+    for painting in itertools.islice(paintings, JOINED_AT_ONCE):
+        found.append(painting)
+        size += painting[1].nbytes
+        if size >= PAINTED_BYTES:
+            break
+    return found
+
+
+def _joined(group: Sequence[Painting]) -> Iterator[Painting]:
+    slab = group[0][0]
+    box = union_of(slab.box for slab, _ in group)
+    assert box is not None  # there is at least one
+    z, y, x = box.start_zyx
+    out: Voxels | None = None
+    for its_slab, voxels in group:
+        where = its_slab.box.shifted((-z, -y, -x)).slices()
+        if out is not None and np.logical_and(out[where], voxels).any():
+            yield Slab(slab.place, OBJECT_TIMESTEP, box), out
+            out = None
+        if out is None:
+            out = np.zeros(box.shape_zyx, dtype=voxels.dtype)
+        out[where] |= voxels
+    if out is not None:
+        yield Slab(slab.place, OBJECT_TIMESTEP, box), out
 
 
 def some_of(paintings: Iterator[Painting]) -> list[Painting]:

@@ -8,8 +8,8 @@ chunk that inflates to more than its size stops there, whereas the library would
 import io
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -179,29 +179,40 @@ def _box(start: Sequence[int], chunk: Sequence[int], shape: Sequence[int]) -> tu
 
 def _checked_dataset(
     file: h5py.File, name: str, *, dtype: Dtype, shape: tuple[int, ...]
-) -> h5py.h5d.DatasetID:
+) -> "StoredArray":
     """The dataset of one channel, once nothing of it can surprise its reader."""
     group = open_member(file.id, name, what=f"the channel {name}")
     if not isinstance(group, h5py.h5g.GroupID):
         raise BadBody(f"{name} in the HDF5 file is no group")
     what = f"{CUTOUT} of {name}"
-    dataset = open_dataset(group, CUTOUT, what=what)
+    stored = open_dataset(group, CUTOUT, what=what)
+    dataset = stored.dataset
     # By HDF5's own comparison: enumerations and odd bit fields look like integers to numpy.
     if not dataset.get_type().equal(h5py.h5t.py_create(dtype)):
         raise BadBody(f"{what} holds {dataset.dtype.str} voxels, the channel is {dtype.str}")
-    if dataset.shape != shape:
-        sent = text_shape(dataset.shape or ())
+    if stored.shape != shape:
+        sent = text_shape(stored.shape or ())
         raise BadBody(f"{what} has the shape {sent}, expected is {shape}")
-    check_packing(dataset, dtype=dtype, what=what)
-    return dataset
+    check_packing(stored, dtype=dtype, what=what)
+    return stored
 
 
-def open_dataset(group: h5py.h5g.GroupID, name: str, *, what: str) -> h5py.h5d.DatasetID:
+class StoredArray(NamedTuple):
+    """A dataset, and what is asked of it again and again: h5py makes a new object each time."""
+
+    dataset: h5py.h5d.DatasetID
+    properties: h5py.h5p.PropDCID
+    shape: tuple[int, ...] | None  # None: it is of no shape and holds nothing
+
+
+def open_dataset(
+    group: h5py.h5g.GroupID, name: str, *, what: str, links: Mapping[bytes, int] | None = None
+) -> StoredArray:
     """A dataset that lies in the file itself; BadBody if it is none such.
 
-    `check_packing` comes before it is read.
+    `check_packing` comes before it is read; `links` as in `open_member`.
     """
-    dataset = open_member(group, name, what=what)
+    dataset = open_member(group, name, what=what, links=links)
     if not isinstance(dataset, h5py.h5d.DatasetID):
         raise BadBody(f"{what} in the HDF5 file is no dataset")
     # Before anything else, even the shape: a virtual dataset opens other files to find it.
@@ -210,24 +221,41 @@ def open_dataset(group: h5py.h5g.GroupID, name: str, *, what: str) -> h5py.h5d.D
         properties.get_layout() == h5py.h5d.CONTIGUOUS and properties.get_external_count()
     ):
         raise BadBody(f"{what} lies outside of the body; only what is inside is read")
-    return dataset
+    return StoredArray(dataset, properties, dataset.shape)
 
 
-def check_packing(dataset: h5py.h5d.DatasetID, *, dtype: Dtype, what: str) -> None:
+def check_packing(stored: StoredArray, *, dtype: Dtype, what: str) -> None:
     """BadBody if filters or chunks of a dataset are not such that `read_voxels` can be asked."""
-    properties = dataset.get_create_plist()
+    properties = stored.properties
     _check_filters(properties, what=what)
     if properties.get_layout() == h5py.h5d.CHUNKED:
-        expected = math.prod(dataset.shape) * dtype.itemsize
+        expected = math.prod(stored.shape or ()) * dtype.itemsize
         _check_chunks(properties, expected=expected, dtype=dtype, what=what)
 
 
-def open_member(group: h5py.h5g.GroupID, name: str, *, what: str) -> object:
-    """What a hard link leads to; BadBody if there is none of that name."""
+def links_of(group: h5py.h5g.GroupID) -> Mapping[bytes, int]:
+    """The links of a group by name, and of which type each is; quicker than asking one by one."""
+    links: dict[bytes, int] = {}
+
+    def note(name: bytes, info: Any) -> None:  # h5py has no types
+        links[name] = info.type
+
+    group.links.iterate(note, info=True)
+    return links
+
+
+def open_member(
+    group: h5py.h5g.GroupID, name: str, *, what: str, links: Mapping[bytes, int] | None = None
+) -> object:
+    """What a hard link leads to; BadBody if there is none of that name.
+
+    `links` is what `links_of` the group found, if somebody asked before.
+    """
     key = name.encode()
-    if not group.links.exists(key):
+    if not (group.links.exists(key) if links is None else key in links):
         raise BadBody(f"{what} is not in the HDF5 file")
-    if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+    kind = group.links.get_info(key).type if links is None else links[key]
+    if kind != h5py.h5l.TYPE_HARD:
         raise BadBody(f"{what} is a link in the HDF5 file; only what stands there itself is read")
     return h5py.h5o.open(group, key)
 
@@ -261,11 +289,11 @@ def _check_chunks(properties: h5py.h5p.PropDCID, *, expected: int, dtype: Dtype,
             )
 
 
-def read_voxels(dataset: h5py.h5d.DatasetID, *, dtype: Dtype, body_bytes: int) -> Array:
+def read_voxels(stored: StoredArray, *, dtype: Dtype, body_bytes: int) -> Array:
     """All of a dataset that `check_packing` found in order; BadBody if it is damaged."""
-    properties = dataset.get_create_plist()
+    dataset, properties, _ = stored
     filters = [number for number, _ in _filters(properties)]
-    shape: tuple[int, ...] = dataset.shape
+    shape = stored.shape or ()
     if properties.get_layout() != h5py.h5d.CHUNKED or h5py.h5z.FILTER_LZF in filters:
         # Nothing can grow here, or not by much.
         out = np.empty(shape, dtype=dtype)

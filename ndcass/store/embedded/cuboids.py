@@ -41,7 +41,7 @@ from ndcass.merge import (
     CuboidRow,
     Exceptions,
     WriteOp,
-    apply,
+    apply_in_place,
     is_blank,
     without_negative_zeros,
 )
@@ -387,7 +387,11 @@ class EmbeddedCuboids:
         if whole and (is_independent(write) or (value is None and paints(write))):
             cuboid = Cuboid(without_negative_zeros(voxels, write.op), EMPTY)
         else:
-            cuboid = apply(self._base(write, value), write.op, write.corner_zyx, voxels)
+            base = self._base(write, value)
+            # What was decoded just now is nobody else's; stored as it is, it is the file's.
+            merged = base.voxels if base.voxels.flags.owndata else np.array(base.voxels, order="C")
+            exceptions = apply_in_place(merged, base.exceptions, write.op, write.corner_zyx, voxels)
+            cuboid = Cuboid(merged, exceptions)
         if is_blank(cuboid.voxels) and not len(cuboid.exceptions.offsets):
             return None
         return codec.encode_parts(
