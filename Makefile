@@ -65,6 +65,7 @@ bench: $(STAMP)
 	$(BIN)/python -m bench.end_to_end --output build/bench.json
 	$(BIN)/python -m bench.pyramid --output build/bench-pyramid.json
 	$(BIN)/python -m bench.labels --output build/bench-labels.json
+	$(BIN)/python -m bench.objects --output build/bench-objects.json
 
 bench-cassandra: $(STAMP)
 	$(BIN)/python -m bench.on_cassandra --output build/bench-cassandra.json

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -68,12 +69,15 @@ class Client:
             self._socket.sendall(chunk)
         self._receive(None)
 
-    def create(self, path: str, fields: dict[str, Any]) -> None:
-        """POST a resource; `Any` is what JSON holds."""
-        body = json.dumps(fields).encode()
+    def post_body(self, path: str, body: bytes) -> None:
+        """POST whatever the path takes."""
         self._send("POST", path, {"Content-Length": str(len(body))})
         self._socket.sendall(body)
         self._receive(None)
+
+    def create(self, path: str, fields: dict[str, Any]) -> None:
+        """POST a resource; `Any` is what JSON holds."""
+        self.post_body(path, json.dumps(fields).encode())
 
     def _send(self, method: str, path: str, headers: dict[str, str]) -> None:
         lines = [f"{method} {path} HTTP/1.1", "Host: bench", f"Authorization: Token {KEY}"]
@@ -116,11 +120,11 @@ class Client:
 
 
 @contextmanager
-def serve_ndcass(*, workers: int) -> Iterator[Server]:
-    """The gateway on the embedded engine, in a temporary folder."""
+def serve_ndcass(*, workers: int, folder: Path | None = None) -> Iterator[Server]:
+    """The gateway on the embedded engine, in a temporary folder unless there is one."""
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="ndcass-bench-") as folder:
-        command = [sys.executable, "-m", "ndcass.cli.main", "serve", "--data", folder]
+    with tempfile.TemporaryDirectory(prefix="ndcass-bench-") as own:
+        command = [sys.executable, "-m", "ndcass.cli.main", "serve", "--data", str(folder or own)]
         command += ["--port", str(port), "--workers", str(workers), "--host", "127.0.0.1"]
         with running(command, port, {"NDCASS_ADMIN_TOKEN": KEY}) as server:
             yield server

@@ -1,15 +1,15 @@
-"""Labels in process, on the embedded engine: what the index costs, and what it saves.
+"""Labels in process: what the index costs, and what it saves.
 
-``python -m bench.labels --output FILE``. Every figure is a ratio of two things that take turns.
+``python -m bench.labels --output FILE`` measures the embedded engine; the same runs on Cassandra as
+a part of ``python -m bench.on_cassandra``. Every figure is a ratio of two things that take turns.
 """
 
 import argparse
 import asyncio
-import json
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.end_to_end import Result, report
 from ndcass.annotation import ObjectVoxels, read_object_points, write_object_voxels
 from ndcass.concurrency import keep_heap
 from ndcass.geometry import Box
@@ -150,25 +151,52 @@ async def together(stores: Stores, view: TokenView, rounds: int) -> list[float]:
     return ratios
 
 
-async def measured(rounds: int) -> dict[str, list[float]]:
-    """All figures."""
-    with tempfile.TemporaryDirectory(prefix="ndcass-bench-") as folder:
-        stores = await open_embedded(Path(folder))
-        view = await project(stores)
-        try:
-            return {
-                "dense write of 64 MiB uint32 with its index / the same without": await dense(
-                    stores, view, rounds
-                ),
-                "reading 10,000 voxels in 20 scattered cuboids / one cuboid": await scattered(
-                    stores, view, rounds
-                ),
-                "objects a second by 8 writers of one cuboid / by one": await together(
-                    stores, view, rounds
-                ),
-            }
-        finally:
-            await stores.close()
+async def measured(stores: Stores, rounds: int) -> list[Result]:
+    """All figures of an engine."""
+    view = await project(stores)
+    return [
+        _result(
+            "dense write of 64 MiB uint32 with its index / the same without",
+            await dense(stores, view, rounds),
+            bounds=(0.6, 0.8),
+        ),
+        _result(
+            "reading 10,000 voxels in 20 scattered cuboids in process / one cuboid",
+            await scattered(stores, view, rounds),
+            smaller_is_better=True,
+        ),
+        _result(
+            "objects a second by 8 writers of one cuboid / by one",
+            await together(stores, view, rounds),
+            bounds=(1, None),
+        ),
+    ]
+
+
+def _result(
+    name: str,
+    ratios: Sequence[float],
+    *,
+    bounds: tuple[float | None, float | None] = (None, None),
+    smaller_is_better: bool = False,
+) -> Result:
+    detail = {"from": min(ratios), "to": max(ratios)}
+    value = statistics.median(ratios)
+    return Result(name, value, *bounds, smaller_is_better=smaller_is_better, detail=detail)
+
+
+def on_embedded(rounds: int) -> Iterator[Result]:
+    """All figures, in a folder of its own."""
+
+    async def measure() -> list[Result]:
+        with tempfile.TemporaryDirectory(prefix="ndcass-bench-") as folder:
+            stores = await open_embedded(Path(folder))
+            try:
+                return await measured(stores, rounds)
+            finally:
+                await stores.close()
+
+    yield from asyncio.run(measure())
 
 
 def main() -> None:
@@ -178,12 +206,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     keep_heap()  # as a gateway does
-    found = asyncio.run(measured(args.rounds))
-    for name, ratios in found.items():
-        low, high = min(ratios), max(ratios)
-        print(f"{name:<70} {statistics.median(ratios):6.2f}  ({low:.2f} to {high:.2f})")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(found, indent=1))
+    report(["labels"], args.rounds, args.output, {"labels": on_embedded})
 
 
 if __name__ == "__main__":

@@ -1486,6 +1486,49 @@ class ObjectContract(Contract):
         assert await query(limit=2) == [1, 2]
         assert await query(_equal("type", 2), limit=0) == []
 
+    async def test_several_comparisons_of_a_field_all_hold(self, stores: Stores) -> None:
+        values = [1, 2, 2.5, 3, 1 << 63, (1 << 63) + 1, "a", "b", "c", [2, 3]]
+        numbered = enumerate(values, start=1)
+        await stores.objects.put(1, [StoredObject(i, {"f": value}) for i, value in numbered])
+        above, below = Comparison.GREATER, Comparison.LESS
+        for asked, hits in (
+            ([(above, 1), (below, 3)], [2, 3]),
+            ([(below, 3), (above, 1), (above, 2), (below, 100)], [3]),
+            ([(above, 3), (below, (1 << 63) + 1)], [5]),
+            ([(above, 1 << 63), (above, 2)], [6]),
+            ([(above, "a"), (below, "c")], [8]),
+            ([(above, "a"), (above, "b")], [9]),
+            ([(above, 1), (below, "c")], []),
+            ([(above, "a"), (below, 3)], []),
+            ([(below, 3), (below, "c")], []),
+        ):
+            predicates = [Predicate("f", comparison, value) for comparison, value in asked]
+            found = await stores.objects.query(1, predicates, limit=99)
+            assert list(found) == hits, asked
+
+    async def test_confidence_is_compared_as_it_is_now(self, stores: Stores) -> None:
+        # Of this field an engine may know the numbers in another way than of the others.
+        async def query(*bounds: tuple[Comparison, float]) -> list[int]:
+            predicates = [Predicate("ann_confidence", *bound) for bound in bounds]
+            return list(await stores.objects.query(1, predicates, limit=99))
+
+        above, below = Comparison.GREATER, Comparison.LESS
+        values = [0.1, 0.5, 1, (1 << 60) + 1, "0.7", [0.6]]
+        numbered = enumerate(values, start=1)
+        await stores.objects.put(1, [StoredObject(i, {"ann_confidence": v}) for i, v in numbered])
+        assert await query((above, 0.1)) == [2, 3, 4]
+        assert await query((above, 0.1), (below, 1)) == [2]
+        assert await query((above, 1 << 60)) == [4]
+        await stores.objects.change(1, 1, {"ann_confidence": 0.75})
+        await stores.objects.change(1, 2, {"ann_confidence": "none"})
+        await stores.objects.change(1, 5, {"ann_confidence": 0.7})
+        assert await query((above, 0.1), (below, 1)) == [1, 5]
+        assert await query((below, 0.2)) == []
+        await stores.objects.put(1, [StoredObject(1, {}), StoredObject(2, {"ann_confidence": 0.9})])
+        assert await query((above, 0.1), (below, 1)) == [2, 5]
+        await stores.objects.delete(1, [5])
+        assert await query((above, 0.1), (below, 1)) == [2]
+
     async def test_a_list_equals_each_of_its_elements(self, stores: Stores) -> None:
         await stores.objects.put(
             1,

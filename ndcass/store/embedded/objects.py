@@ -228,13 +228,19 @@ class _Range:
     @classmethod
     def of(cls, channel_id: int, predicates: Sequence[Predicate]) -> Self:
         where, values = "channel_id = ? AND field = ?", [channel_id, predicates[0].field]
-        for predicate in predicates:
+        for predicate in _narrowest(predicates):
             operators = _INCLUSIVE if _is_coarse(predicate.value) else _EXACT
             where += f" AND value {operators[predicate.comparison]} ?"
-            if predicate.comparison is not Comparison.EQUAL:
-                where += _TEXTS if isinstance(predicate.value, str) else _NUMBERS
-                where += " AND NOT listed"
             values.append(_indexable(predicate.value))
+        compared = {(p.comparison, isinstance(p.value, str)) for p in predicates}
+        # Only where there is no bound on that side: SQLite walks from one bound to one other, and
+        # of two takes the first.
+        if (Comparison.LESS, True) in compared and (Comparison.GREATER, True) not in compared:
+            where += _TEXTS
+        if (Comparison.GREATER, False) in compared and (Comparison.LESS, False) not in compared:
+            where += _NUMBERS
+        if predicates[0].comparison is not Comparison.EQUAL:
+            where += " AND NOT listed"
         return cls(predicates, where, values)
 
     @property
@@ -247,6 +253,18 @@ class _Range:
         some = f"SELECT 1 FROM object_values WHERE {self.where} LIMIT ?"  # noqa: S608 - bound values
         row = db.execute(f"SELECT count(*) FROM ({some})", (*self.values, most)).fetchone()  # noqa: S608
         return int(row[0])
+
+
+def _narrowest(predicates: Sequence[Predicate]) -> list[Predicate]:
+    """Of comparisons of one kind in one direction, the one that the others follow from."""
+    found: dict[tuple[Comparison, bool], Predicate] = {}
+    for predicate in predicates:
+        key = (predicate.comparison, isinstance(predicate.value, str))
+        other = found.setdefault(key, predicate)
+        is_less = predicate.comparison is Comparison.LESS
+        if predicate.value < other.value if is_less else predicate.value > other.value:
+            found[key] = predicate
+    return list(found.values())
 
 
 def _meets_all(
