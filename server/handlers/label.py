@@ -10,7 +10,6 @@ from aiohttp import web
 from ndcass.concurrency import run_cpu
 from ndcass.drawing import Drawing
 from ndcass.errors import InvalidRequest, TooLarge
-from ndcass.label_voxels import OBJECT_TIMESTEP
 from ndcass.model import Channel
 from ndcass.objects import as_object, related
 from ndcass.place import reading_place
@@ -38,12 +37,11 @@ async def read_id(request: web.Request, match: Match) -> web.StreamResponse:
     # A pyramid that is not complete yet knows nothing of a voxel that the base has.
     place = reading_place(view, channel, params.level, unfinished=False)
     box = place.level.stored_box(params.box)
-    # Where objects have their voxels, whenever the channel begins (data plane 3.8).
-    await note_boxes(request, [(place, [OBJECT_TIMESTEP], box)])
+    await note_boxes(request, [(place, [channel.starttime], box)])
     voxels = await read_box(
         request.app[STORES].cuboids,
         place,
-        OBJECT_TIMESTEP,
+        channel.starttime,
         box,
         usage=exchange_of(request).usage,
     )
