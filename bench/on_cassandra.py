@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from bench import labels, objects
 from bench.bare_driver import BareDriver
 from bench.clients import KEY, Client, Server, free_port, running
 from bench.end_to_end import Result, cutout_path, line, machine, prepare, table, timed
@@ -57,6 +58,8 @@ WARM_UPS = 3
 # 4 MiB of noise: the best that the bare driver does.
 BATCH_ROWS = 16
 UNFOLDED_ROWS = (1, 4, 16)
+# Those among which some are looked for: eight shards; filling takes a minute a hundred thousand.
+MANY_OBJECTS = 250_000
 BUCKET_BITS = (0, 3, 6)
 Voxels = npt.NDArray[Any]
 
@@ -502,12 +505,36 @@ def serve_on(settings: CassandraSettings) -> Iterator[Server]:
             yield server
 
 
+def label_index(settings: CassandraSettings, rounds: int) -> Iterator[Result]:
+    """What the label index costs, and what it saves."""
+
+    async def measure() -> list[Result]:
+        stores = await open_cassandra(settings)
+        try:
+            return await labels.measured(stores, rounds)
+        finally:
+            await stores.close()
+
+    yield from asyncio.run(measure())
+
+
+def annotation_objects(settings: CassandraSettings, rounds: int) -> Iterator[Result]:
+    """Objects posted, read and found by field, as on the embedded engine but fewer."""
+    engine = objects.Engine(
+        partial(serve_on, settings), partial(open_cassandra, settings), MANY_OBJECTS
+    )
+    for measure in objects.MEASURES.values():
+        yield from measure(engine, rounds)
+
+
 MEASURES = {
     "store": store_reads,
     "rest": rest,
     "unfolded": unfolded,
     "drained": drained,
     "bits": bucket_bits,
+    "labels": label_index,
+    "objects": annotation_objects,
 }
 
 

@@ -14,7 +14,6 @@ object does away with them. Such cells of an object that was deleted meanwhile m
 import contextlib
 import copy
 import json
-import math
 import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -24,6 +23,14 @@ from ndcass.concurrency import bounded_map
 from ndcass.errors import AlreadyExists, CorruptValue, InvalidRequest, TransactionUnknown
 from ndcass.store.base import CLAIM_S, MAX_OBJECT_ID, Comparison, Predicate, StoredObject
 from ndcass.store.cassandra.driver import Consistency, Row
+from ndcass.store.cassandra.object_index import (
+    COMPARED_FIELD,
+    as_text,
+    bounds_of,
+    index_item,
+    index_values,
+    is_indexed,
+)
 from ndcass.store.cassandra.stamps import Stamps
 from ndcass.store.cassandra.tables import Entry, Tables, batched, pause
 from ndcass.store.query import meets
@@ -44,8 +51,6 @@ SHARDS_AT_ONCE = 8
 PAGE_ROWS = 1000
 # Rows that only have an id and a number are small.
 VALUES_PAGE_ROWS = 5000
-# What the index takes of a text; the rest is compared by the reader.
-INDEXED_CHARACTERS = 200
 # Of several predicates, one that has more hits in a shard is as good as any.
 ENOUGH_HITS = 100
 # Whole numbers that a float holds exactly.
@@ -54,14 +59,16 @@ EXACT_BELOW = 1 << 53
 _COPIES = 3
 
 _PUT = (
-    "INSERT INTO objects (channel_id, shard, id, fields, items, numeric, changes)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
+    "INSERT INTO objects (channel_id, shard, id, fields, items, numeric, confidence, changes)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
 )
 _OF_SHARD = "WHERE channel_id = ? AND shard = ?"
 _CHANGE = (
     "UPDATE objects USING TIMESTAMP ? SET changes[?] = ?, numeric[?] = ?, items = items + ?"
     f" {_OF_SHARD} AND id = ?"
 )
+# Beside the change of any field, for the one that has a column of its own.
+_CHANGE_COMPARED = f"UPDATE objects USING TIMESTAMP ? SET confidence = ? {_OF_SHARD} AND id = ?"
 _GET = f"SELECT id, fields, changes FROM objects {_OF_SHARD} AND id IN ?"
 # A row without fields is no object: somebody changed one that was just deleted.
 _IDS = f"SELECT id, WRITETIME(fields) FROM objects {_OF_SHARD}"
@@ -185,10 +192,12 @@ class CassandraObjects:
         key = (channel_id, object_id >> SHARD_BITS, object_id)
         batch: list[Entry] = []
         for name, value in changed.items():
-            items, numeric = _indexed({name: value})
-            number = numeric.get(_as_text(name))
-            cells = (name, json_text({"": value}), _as_text(name), number, items)
+            items, numeric = index_values({name: value})
+            number = numeric.get(as_text(name))
+            cells = (name, json_text({"": value}), as_text(name), number, items)
             batch.append((_CHANGE, (stamp_us, *cells, *key)))
+            if name == COMPARED_FIELD:
+                batch.append((_CHANGE_COMPARED, (stamp_us, number, *key)))
         await self._tables.write_together(batch)
         await self._stamps.passed(stamp_us)
         return True
@@ -290,7 +299,8 @@ class CassandraObjects:
         What is equal to a value is found by the index of each shard, and then compared as a whole.
         Of several such predicates the index is asked for the one with the fewest hits: to have it
         intersect two took ten times as long as to compare the 667 hits of the rarer one. Without
-        any, the values of one field are read from every object.
+        any, the values of one field are read from every object; of the field that old clients
+        compare, from those that the index finds.
         """
         if not all(isinstance(predicate.value, str | int | float) for predicate in predicates):
             raise InvalidRequest("a query compares with a text or a number")
@@ -315,7 +325,7 @@ class CassandraObjects:
         self, channel_id: int, shards: Sequence[int], predicates: Sequence[Predicate]
     ) -> Predicate | None:
         """The predicate that the index is asked for, if any: the one with the fewest hits."""
-        equal = [p for p in predicates if p.comparison is Comparison.EQUAL and _is_indexed(p.field)]
+        equal = [p for p in predicates if p.comparison is Comparison.EQUAL and is_indexed(p.field)]
 
         async def hits(predicate: Predicate) -> int:
             plan = _plan(predicates, predicate)
@@ -381,63 +391,21 @@ def _plan(predicates: Sequence[Predicate], indexed: Predicate | None) -> _Plan:
         return _Plan(_IDS, (), (), VALUES_PAGE_ROWS)
     objects = f"SELECT id, fields, changes FROM objects {_OF_SHARD}"
     if indexed is not None:
-        item = _item(indexed.field, indexed.value)
+        item = index_item(indexed.field, indexed.value)
         return _Plan(f"{objects} AND items CONTAINS ?", (), (item,), PAGE_ROWS)
     name = predicates[0].field
     numeric = all(p.field == name and not isinstance(p.value, str) for p in predicates)
-    if numeric and _is_indexed(name) and _as_text(name) == name:
+    if numeric and is_indexed(name) and as_text(name) == name:
         # A value alone is a tenth of what an object is.
-        return _Plan(
-            f"SELECT id, WRITETIME(fields), numeric[?] FROM objects {_OF_SHARD}",
-            (name,),
-            (),
-            VALUES_PAGE_ROWS,
-        )
+        cql = f"SELECT id, WRITETIME(fields), numeric[?] FROM objects {_OF_SHARD}"
+        bounds = bounds_of(predicates) if name == COMPARED_FIELD else {}
+        cql += "".join(f" AND confidence {operator} ?" for operator in bounds)
+        return _Plan(cql, (name,), list(bounds.values()), VALUES_PAGE_ROWS)
     return _Plan(objects, (), (), PAGE_ROWS)
 
 
 def _meet_all(fields: Mapping[str, Any], predicates: Sequence[Predicate]) -> bool:
     return all(meets(fields, predicate) for predicate in predicates)
-
-
-# -- what the index holds: too much where values were cut, rounded or changed, never too little
-
-
-def _indexed(fields: Mapping[str, Any]) -> tuple[set[str], dict[str, float]]:
-    """What an object is found by, also by the elements of its lists; and its numbers by field."""
-    items: set[str] = set()
-    numeric: dict[str, float] = {}
-    for name, value in fields.items():
-        if not _is_indexed(name):
-            continue
-        values = value if isinstance(value, list) else [value]
-        items |= {_item(name, one) for one in values if isinstance(one, str | int | float)}
-        if isinstance(value, int | float):
-            numeric[_as_text(name)] = _as_number(value)
-    return items, numeric
-
-
-def _item(name: str, value: str | float) -> str:
-    """A value of a field as the index has it."""
-    text = f"t{value}" if isinstance(value, str) else f"n{_as_number(value)!r}"
-    return _as_text(f"{name}\0{text}")
-
-
-def _is_indexed(name: str) -> bool:
-    """Whether fields of a name are in the index: it is not cut as values are."""
-    return len(name) <= INDEXED_CHARACTERS
-
-
-def _as_text(text: str) -> str:
-    # JSON can say half of a surrogate pair, the index cannot.
-    return text[:INDEXED_CHARACTERS].encode(errors="backslashreplace").decode()
-
-
-def _as_number(value: float) -> float:
-    try:
-        return float(value) + 0.0  # one zero of both
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
 
 
 # -- shards
@@ -461,10 +429,11 @@ def _batches(channel_id: int, texts: Mapping[int, str], stamp_us: int) -> Iterat
             if batch and size_bytes > BATCH_BYTES:
                 yield batch
                 batch, size_bytes = [], _COPIES * len(text)
-            found = _indexed(json.loads(text))
+            items, numeric = index_values(json.loads(text))
+            compared = numeric.get(COMPARED_FIELD)
             no_changes: dict[str, str] = {}
             key = (channel_id, shard, object_id)
-            batch.append((_PUT, (*key, text, *found, no_changes, stamp_us)))
+            batch.append((_PUT, (*key, text, items, numeric, compared, no_changes, stamp_us)))
         yield batch
 
 
