@@ -4,6 +4,7 @@ Reads only. Boxes and corners are stored ones, of a level that is stored; how le
 stored follow from it is in ``annotation.py``.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence, Set
@@ -122,6 +123,19 @@ async def find(
         yield [made for _, made in held]
     if empty and len(wanted) == 1:  # of several, each would have to be looked for by itself
         await _forget(stores, place, int(wanted[0]), empty, began_s)
+
+
+async def is_painted(stores: Stores, place: Place, label: int) -> bool:
+    """Whether any voxel of a place has a label, exceptions included."""
+    async with contextlib.aclosing(find(stores, place, [label], _is_there)) as looked:
+        async for found in looked:
+            if found:
+                return True
+    return False
+
+
+def _is_there(_: Found) -> bool:
+    return True
 
 
 async def _forget(

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -27,10 +28,11 @@ from ndcass.errors import (
     StoreTimeout,
 )
 from ndcass.geometry import Zyx
+from ndcass.label_voxels import is_painted
 from ndcass.merge import WriteOp
 from ndcass.model import Channel, TokenView
 from ndcass.objects import check_annotation, max_id, read_objects
-from ndcass.place import writing_place
+from ndcass.place import Place, writing_place
 from ndcass.propagation import check_unlocked
 from ndcass.ramon import ID_KEY, RamonObject, stored_fields
 from ndcass.store.base import StoredObject, Stores
@@ -204,17 +206,17 @@ async def _unpainted(
     stores: Stores, view: TokenView, channel: Channel, labels: Sequence[int]
 ) -> list[int]:
     """Those of some labels that no voxel has yet: all that may be erased again."""
-    levels = range(channel.resolution, view.dataset.scalinglevels + 1)
-
-    async def is_painted(label: int) -> bool:
-        for level in levels:
-            box = await annotation.object_box(stores, view, channel, [label], level)
-            if box is not None:
-                return True
-        return False
-
-    painted = await bounded_map(is_painted, labels, limit=LABELS_AT_ONCE)
-    return [label for label, is_there in zip(labels, painted, strict=True) if not is_there]
+    unpainted = list(labels)
+    for level in range(channel.resolution, view.dataset.scalinglevels + 1):
+        place = Place(channel, view.level(level))
+        # Most are new, and in no list.
+        listed = sorted(await stores.labels.listed(channel.id, level, unpainted))
+        painted = await bounded_map(
+            partial(is_painted, stores, place), listed, limit=LABELS_AT_ONCE
+        )
+        gone = {label for label, it_is in zip(listed, painted, strict=True) if it_is}
+        unpainted = [label for label in unpainted if label not in gone]
+    return unpainted
 
 
 async def _put(stores: Stores, channel: Channel, stored: Sequence[StoredObject]) -> None:

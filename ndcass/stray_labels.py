@@ -4,11 +4,11 @@ Where every label is to be an object, such voxels are half of one. In a channel 
 whole (a segmentation) most labels never were objects.
 """
 
-import contextlib
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from ndcass.concurrency import bounded_map
-from ndcass.label_voxels import Found, find
+from ndcass.label_voxels import is_painted
 from ndcass.model import Channel, TokenView
 from ndcass.place import Place
 from ndcass.store.base import Stores
@@ -27,17 +27,11 @@ async def stray_labels(
     """
     for level in range(channel.resolution, view.dataset.scalinglevels + 1):
         place = Place(channel, view.level(level))
-
-        async def is_painted(label: int, place: Place = place) -> bool:
-            async with contextlib.aclosing(find(stores, place, [label], _it_is)) as looked:
-                async for found in looked:
-                    if found:
-                        return True
-            return False
-
         async for labels in stores.labels.labels(channel.id, level):
             suspects = await _without_object(stores, channel, [i for i in labels if i not in but])
-            painted = await bounded_map(is_painted, suspects, limit=LABELS_AT_ONCE)
+            painted = await bounded_map(
+                partial(is_painted, stores, place), suspects, limit=LABELS_AT_ONCE
+            )
             strays = [i for i, it_is in zip(suspects, painted, strict=True) if it_is]
             # An object may have been made since, and its voxels with it.
             yield await _without_object(stores, channel, strays)
@@ -46,7 +40,3 @@ async def stray_labels(
 async def _without_object(stores: Stores, channel: Channel, ids: Sequence[int]) -> list[int]:
     there = {item.id for item in await stores.objects.get(channel.id, ids)} if ids else set()
     return [object_id for object_id in ids if object_id not in there]
-
-
-def _it_is(_: Found) -> bool:
-    return True

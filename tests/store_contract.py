@@ -1647,6 +1647,8 @@ class LabelContract(Contract):
         ]
         assert list(await stores.labels.mortons(1, 0, 6)) == [(0, 3)]
         assert list(await stores.labels.mortons(1, 0, 7)) == []
+        assert await stores.labels.listed(1, 0, [7, 6, 5]) == {5, 6}
+        assert await stores.labels.listed(1, 1, [5, 6]) == set()
 
     async def test_channels_levels_and_large_labels_do_not_mix(self, stores: Stores) -> None:
         large = (1 << 63) - 1

@@ -533,6 +533,9 @@ class LabelIndex(Protocol):
     async def mortons(self, channel_id: int, level: int, label: int) -> Sequence[tuple[int, int]]:
         """(timestep, Morton code) of the cuboids that may hold a label, ascending."""
 
+    async def listed(self, channel_id: int, level: int, labels: Sequence[int]) -> set[int]:
+        """Those of some labels that may be in any cuboid."""
+
     async def missing(
         self, channel_id: int, level: int, t: int, mortons_of: Mapping[int, Sequence[int]]
     ) -> Mapping[int, Sequence[int]]:

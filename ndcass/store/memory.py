@@ -787,6 +787,10 @@ class MemoryLabels:
         """As `LabelIndex.mortons`."""
         return sorted(self._cuboids.get((channel_id, level, label), ()))
 
+    async def listed(self, channel_id: int, level: int, labels: Sequence[int]) -> set[int]:
+        """As `LabelIndex.listed`."""
+        return {label for label in labels if self._cuboids.get((channel_id, level, label))}
+
     async def missing(
         self, channel_id: int, level: int, t: int, mortons_of: Mapping[int, Sequence[int]]
     ) -> Mapping[int, Sequence[int]]:

@@ -29,6 +29,7 @@ _LIST = (
     "SELECT t, morton, WRITETIME(noted) FROM labels"
     " WHERE channel_id = ? AND level = ? AND label = ?"
 )
+_IS_LISTED = f"{_LIST} LIMIT 1"
 _LIST_SOME = f"{_LIST} AND (t, morton) IN ?"
 _DISCARD = (
     "DELETE FROM labels USING TIMESTAMP ?"
@@ -102,6 +103,15 @@ class CassandraLabels:
         """As `LabelIndex.mortons`; entries that `discard` takes back as they are."""
         rows = await self._tables.rows(_LIST, channel_id, level, int(label), page_rows=PAGE_ROWS)
         return [NotedCuboid.of(*row) for row in rows]
+
+    async def listed(self, channel_id: int, level: int, labels: Sequence[int]) -> set[int]:
+        """As `LabelIndex.listed`."""
+
+        async def is_listed(label: int) -> bool:
+            return bool(await self._tables.rows(_IS_LISTED, channel_id, level, int(label)))
+
+        found = await bounded_map(is_listed, labels, limit=WRITTEN_AT_ONCE)
+        return {label for label, it_is in zip(labels, found, strict=True) if it_is}
 
     async def missing(
         self, channel_id: int, level: int, t: int, mortons_of: Mapping[int, Sequence[int]]

@@ -23,6 +23,7 @@ _LEAST, _LARGEST = -(1 << 63), (1 << 63) - 1
 _IS_THERE = (
     "SELECT 1 FROM labels WHERE channel_id = ? AND level = ? AND label = ? AND t = ? AND morton = ?"
 )
+_IS_LISTED = "SELECT 1 FROM labels WHERE channel_id = ? AND level = ? AND label = ? LIMIT 1"
 _NEXT = (
     "SELECT label FROM labels WHERE channel_id = ? AND level = ? AND label >= ?"
     " ORDER BY label LIMIT 1"
@@ -71,6 +72,17 @@ class EmbeddedLabels:
                 " ORDER BY t, morton",
                 key,
             ).fetchall()
+        )
+
+    async def listed(self, channel_id: int, level: int, labels: Sequence[int]) -> set[int]:
+        """As `LabelIndex.listed`."""
+
+        def is_listed(db: sqlite3.Connection, label: int) -> bool:
+            key = (channel_id, level, signed(int(label)))
+            return db.execute(_IS_LISTED, key).fetchone() is not None
+
+        return await self._database.read(
+            lambda db: {label for label in labels if is_listed(db, label)}
         )
 
     async def missing(
