@@ -88,7 +88,11 @@ class CassandraNodes:
     def start(self, *nodes: Node, options: Sequence[str] = ()) -> None:
         """Start nodes that do not run, and wait until all running ones see each other."""
         absent = [one for one in nodes or self.nodes if process.running(one) is None]
-        start_nodes(self.site, absent, {node.name: options for node in absent})
+        try:
+            start_nodes(self.site, absent, {node.name: options for node in absent})
+        except NodeFailed as failed:
+            failed.add_note("\n".join(failed.log))
+            raise
         self.settle()
 
     def settle(self) -> None:
