@@ -14,7 +14,8 @@ from ndcass.model import User
 from ndcass.place import Place
 from ndcass.store.base import StoredObject, Stores
 from ndcass.store.embedded import open_embedded
-from ndcass.store.memory import MemoryCatalog, MemoryStores
+from ndcass.store.memory import MemoryStores
+from ndcass.store.memory.catalog import MemoryCatalog
 from ndcass.volume import read_box
 from ndcass.writer import cutout_writer, write_box
 

@@ -17,7 +17,7 @@ from ndcass.store.cassandra.records import CassandraRecords
 from ndcass.store.cassandra.stamps import Stamps
 from ndcass.store.cassandra.tables import Tables
 from ndcass.store.cassandra.tiers import Tiers
-from ndcass.store.memory import MemoryCuboids
+from ndcass.store.memory.cuboids import MemoryCuboids
 from tests import store_contract as contract
 
 REPLICAS = 3

@@ -16,7 +16,7 @@ from ndcass.store.cassandra.objects import SHARD_BITS, CassandraObjects
 from ndcass.store.cassandra.schema import Keyspaces
 from ndcass.store.cassandra.stamps import Stamps
 from ndcass.store.cassandra.tables import Entry, Tables
-from ndcass.store.memory import MemoryObjects
+from ndcass.store.memory.annotations import MemoryObjects
 
 CHANNEL = 1
 FAR = 5 << SHARD_BITS

@@ -17,7 +17,7 @@ from ndcass.store.embedded import objects as engine
 from ndcass.store.embedded import sqlite
 from ndcass.store.embedded.objects import EmbeddedObjects
 from ndcass.store.embedded.sqlite import Database
-from ndcass.store.memory import MemoryObjects
+from ndcass.store.memory.annotations import MemoryObjects
 
 LARGEST = (1 << 64) - 1
 
