@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import math
 import os
 import statistics
 import sys
@@ -34,7 +35,7 @@ from ndcass import codec, volume
 from ndcass.config import CassandraSettings, load
 from ndcass.geometry import Box
 from ndcass.merge import WriteOp
-from ndcass.model import Channel, Dataset
+from ndcass.model import Channel, Dataset, Project
 from ndcass.place import Place, Slab
 from ndcass.store.cassandra import (
     CassandraStores,
@@ -58,6 +59,9 @@ WARM_UPS = 3
 # 4 MiB of noise: the best that the bare driver does.
 BATCH_ROWS = 16
 UNFOLDED_ROWS = (1, 4, 16)
+# What is younger than the write window is left alone, and swept only when the last reader has gone.
+FOLDED_WITHIN_S = 180.0
+CUBOID_VOXELS = 16 * 128 * 128
 # Those among which some are looked for: eight shards; filling takes a minute a hundred thousand.
 MANY_OBJECTS = 250_000
 BUCKET_BITS = (0, 3, 6)
@@ -137,16 +141,43 @@ KINDS: dict[str, Callable[[tuple[int, int, int]], Voxels]] = {
 }
 
 
+def dataset_of(name: str) -> Dataset:
+    """One that is as large as the box."""
+    z, y, x = BOX
+    return Dataset(name, ximagesize=x, yimagesize=y, zimagesize=z, user=1, zvoxelres=10.0)
+
+
 def place_of(channel_id: int, dtype: str = "uint8") -> Place:
     """A channel that only the voxel store knows."""
-    z, y, x = BOX
-    dataset = Dataset(
-        dataset_name="b", ximagesize=x, yimagesize=y, zimagesize=z, user=1, zvoxelres=10.0
-    )
+    dataset = dataset_of("b")
     channel = Channel(
         id=channel_id, project="b", channel_name="b", channel_type="image", channel_datatype=dtype
     )
     return Place(channel, dataset.level(0))
+
+
+async def known_place(stores: CassandraStores) -> Place:
+    """A channel that the catalogue knows, too: no other is folded."""
+    name = f"b{next(_next_channel)}"
+    dataset = dataset_of(name)
+    await stores.catalog.create_dataset(dataset)
+    await stores.catalog.create_project(Project(name, 1, name))
+    channel = await stores.catalog.create_channel(Channel(0, name, "em", "image", "uint8"))
+    return Place(channel, dataset.level(0))
+
+
+async def fold(stores: CassandraStores, place: Place) -> None:
+    """Fold all of a channel as soon as it may be, and take away what was folded."""
+    channel_id = place.channel.id
+    give_up_at = time.monotonic() + FOLDED_WITHIN_S
+    while not (where := await stores.folding.whereabouts(channel_id)).is_clean:
+        if time.monotonic() > give_up_at:
+            raise RuntimeError(f"the channel was not folded in time: {where}")
+        async for _ in stores.folding.fold_channel(channel_id, drain=True):
+            pass
+        await asyncio.sleep(0.5)
+    if where.folded.cuboids != math.prod(BOX) // CUBOID_VOXELS:
+        raise RuntimeError(f"not all of the channel was folded: {where}")
 
 
 async def write(stores: CassandraStores, place: Place, voxels: Voxels) -> float:
@@ -348,16 +379,14 @@ async def _unfolded(settings: CassandraSettings, rounds: int) -> list[Result]:
         out = np.empty_like(voxels)
         once: list[float] = []
         for rows in UNFOLDED_ROWS:
-            place = place_of(next(_next_channel))
+            place = await known_place(stores)
             for _ in range(rows):
                 await write(stores, place, voxels)
             times = [await read(stores, place, out) for _ in range(rounds + WARM_UPS)][WARM_UPS:]
             once = once or times
             results.append(_slower(f"box of cuboids with {rows} rows", times, once))
             if rows == UNFOLDED_ROWS[-1]:
-                await asyncio.sleep(quick.write_window_s + 1)  # what is younger is left alone
-                async for _ in stores.folding.fold_channel(place.channel.id, drain=True):
-                    pass
+                await fold(stores, place)
                 for _ in range(WARM_UPS):
                     await read(stores, place, out)
                 times = [await read(stores, place, out) for _ in range(rounds)]
@@ -386,13 +415,11 @@ async def _drained(settings: CassandraSettings, rounds: int) -> Result:
     await _keep_to_windows(alone)
     voxels = noise(BOX)
     out = np.empty_like(voxels)
-    place = place_of(next(_next_channel))
     opened = [await open_cassandra(each) for each in (both, alone)]
     try:
+        place = await known_place(opened[0])
         await write(opened[0], place, voxels)
-        await asyncio.sleep(alone.write_window_s + 1)  # what is younger is left alone
-        async for _ in opened[0].folding.fold_channel(place.channel.id, drain=True):
-            pass
+        await fold(opened[0], place)
         times: list[list[float]] = [[], []]
         for turn in range(rounds * 3 + WARM_UPS):
             for stores, taken in zip(opened, times, strict=True):
