@@ -208,6 +208,13 @@ class Clients:
                     return
                 self.deleted.add(victim)
 
+    def await_answer(self) -> None:
+        """Wait until something was acknowledged."""
+        deadline_s = time.monotonic() + 60
+        while not self.made and any(thread.is_alive() for thread in self._threads):
+            assert time.monotonic() < deadline_s, "nothing was acknowledged"
+            time.sleep(0.01)
+
     def join(self) -> None:
         for thread in self._threads:
             thread.join(100)
@@ -231,7 +238,8 @@ def test_what_clients_made_and_deleted_is_whole_after_kills_at_random(
                 )
             shares = [of_client[60 * turn :][:60] for of_client in ids]
             clients = Clients(running, shares, sorted(there))
-            time.sleep(chance.uniform(0.2, 1.5))
+            clients.await_answer()
+            time.sleep(chance.uniform(0.0, 1.3))
             running.kill_all()
             clients.join()
         with channel.gateway() as running:

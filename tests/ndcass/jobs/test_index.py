@@ -19,11 +19,11 @@ from ndcass.jobs.index import INDEX_JOB, index_channel
 from ndcass.merge import WriteOp
 from ndcass.model import Channel
 from ndcass.place import Place
-from ndcass.store import memory
 from ndcass.store.base import Job, JobState, Stores
 from ndcass.store.embedded import labels as embedded_labels
 from ndcass.store.embedded import open_embedded
 from ndcass.store.memory import MemoryStores
+from ndcass.store.memory import annotations as memory_labels
 from ndcass.volume import Usage
 from ndcass.writer import write_box
 from tests.labelled import Volume, annotated
@@ -39,7 +39,7 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 @pytest.fixture
 def no_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every write is taken to be over at once."""
-    for module in (memory, embedded_labels):
+    for module in (memory_labels, embedded_labels):
         monkeypatch.setattr(module, "LABEL_WINDOW_S", 0.0)
 
 
