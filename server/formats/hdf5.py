@@ -34,6 +34,8 @@ NO_FILTER = 1
 # The file grows in memory by this much at a time.
 GROWTH_BYTES = 1 << 22
 
+_file_numbers = itertools.count()
+
 FILTERS = {
     h5py.h5z.FILTER_DEFLATE: "gzip",
     h5py.h5z.FILTER_SHUFFLE: "shuffle",
@@ -70,11 +72,7 @@ def encode_hdf5(layout: Layout, arrays: Sequence[Array]) -> bytes:
     bytes
         The file, in the oldest format, which every HDF5 reads.
     """
-    # The name is never used: the file lives in memory and goes nowhere.
-    with h5py.File(
-        "cutout", "w", driver="core", backing_store=False, block_size=GROWTH_BYTES,
-        libver=("earliest", "v110"),
-    ) as file:  # fmt: skip
+    with new_file() as file:
         for name, kind, datatype, array in zip(
             layout.channels, layout.channel_types, layout.datatypes, arrays, strict=True
         ):
@@ -88,6 +86,31 @@ def encode_hdf5(layout: Layout, arrays: Sequence[Array]) -> bytes:
         file.flush()
         image: bytes = file.id.get_file_image()
         return image
+
+
+def new_file() -> h5py.File:
+    """An empty file in memory, in the oldest format, which every HDF5 reads."""
+    return h5py.File(
+        _unused_name(), "w", driver="core", backing_store=False, block_size=GROWTH_BYTES,
+        libver=("earliest", "v110"),
+    )  # fmt: skip
+
+
+def open_copy(body: bytes | bytearray | memoryview) -> h5py.File:
+    """A file, copied to be read: HDF5 then asks no Python for each piece of it."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fapl_core(backing_store=False)
+    access.set_file_image(bytes(body))
+    name = _unused_name().encode()
+    return h5py.File(h5py.h5f.open(name, h5py.h5f.ACC_RDONLY, fapl=access))
+
+
+def _unused_name() -> str:
+    """Of a file in memory; it is never opened by it.
+
+    Two of one name that are open at once are one and the same file to HDF5, whatever is in them.
+    """
+    return f"in memory {next(_file_numbers)}"
 
 
 def decode_hdf5(body: Voxels, layout: Layout, *, names: Sequence[str]) -> list[Array]:

@@ -37,6 +37,7 @@ from ndcass.server.formats.hdf5 import (
     StoredArray,
     check_packing,
     links_of,
+    open_copy,
     open_dataset,
     open_member,
     read_voxels,
@@ -183,14 +184,10 @@ class _Opened:
 
 
 def _file_of(body: bytes | bytearray | memoryview) -> h5py.File:
-    """A file, read where it lies or from a copy: of that HDF5 asks no Python for each piece."""
+    """A file, read where it lies or, if it is small, from a copy."""
     if len(body) > COPIED_BYTES:
         return h5py.File(io.BytesIO(body), "r")
-    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_fapl_core(backing_store=False)
-    access.set_file_image(bytes(body))
-    # The name is never used.
-    return h5py.File(h5py.h5f.open(b"objects", h5py.h5f.ACC_RDONLY, fapl=access))
+    return open_copy(body)
 
 
 def _named(name: str, decode: Callable[[], PostedObject]) -> PostedObject:

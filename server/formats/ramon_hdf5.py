@@ -21,7 +21,7 @@ from ndcass.ramon import (
 )
 from ndcass.ramon_text import pairs_text
 from ndcass.server.formats.hdf5 import (
-    GROWTH_BYTES,
+    new_file,
     write_voxels,
 )
 
@@ -76,7 +76,7 @@ _NEVER_ABSENT = {(ObjectType.NEURON, "SEGMENTS"), (ObjectType.SYNAPSE, "SEGMENTS
 
 def encode_objects(objects: Iterable[ObjectFile], *, dtype: np.dtype[Any]) -> bytes:
     """A file with some objects; `dtype` is that of the channel's voxels."""
-    with _new_file() as file:
+    with new_file() as file:
         for shown in objects:
             _write_object(file.create_group(str(shown.item.id)), shown, dtype)
         return _image(file)
@@ -84,7 +84,7 @@ def encode_objects(objects: Iterable[ObjectFile], *, dtype: np.dtype[Any]) -> by
 
 def encode_ids(ids: Sequence[int]) -> bytes:
     """The answer to a query: ``ANNOIDS``, or no dataset at all where there is no id."""
-    with _new_file() as file:
+    with new_file() as file:
         if ids:
             file.create_dataset("ANNOIDS", data=_id_array(ids))
         return _image(file)
@@ -92,7 +92,7 @@ def encode_ids(ids: Sequence[int]) -> bytes:
 
 def encode_exceptions(rows: npt.NDArray[Any]) -> bytes:
     """Voxels that belong to several objects: rows x, y, z and the ids, padded with zeros."""
-    with _new_file() as file:
+    with new_file() as file:
         if len(rows):
             narrow = rows if int(rows.max()) > _UINT32_MAX else rows.astype("<u4")
             file.create_dataset("exceptions", data=narrow, compression="gzip")
@@ -118,14 +118,6 @@ def _flat_text(dataset: h5py.Dataset) -> str:
     values = np.asarray(dataset[()])
     texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.reshape(-1).tolist()]
     return texts[0] if len(texts) == 1 else f"[{' '.join(texts)}]"
-
-
-def _new_file() -> h5py.File:
-    # The name is never used: the file lives in memory and goes nowhere.
-    return h5py.File(
-        "objects", "w", driver="core", backing_store=False, block_size=GROWTH_BYTES,
-        libver=("earliest", "v110"),
-    )  # fmt: skip
 
 
 def _image(file: h5py.File) -> bytes:

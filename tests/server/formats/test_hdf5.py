@@ -3,6 +3,7 @@ import os
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from hypothesis import strategies as st
 
 from ndcass.errors import BadBody
 from ndcass.server.formats.base import Layout
-from ndcass.server.formats.hdf5 import decode_hdf5, encode_hdf5, fletcher32
+from ndcass.server.formats.hdf5 import (
+    decode_hdf5,
+    encode_hdf5,
+    fletcher32,
+    new_file,
+    open_copy,
+)
 from tests.recordings import recorded, recorded_array, scenario
 from tests.server.formats.bodies import TYPES, Array, arrays, layout_of, numbers
 
@@ -397,3 +404,26 @@ def test_files_of_the_original_and_ours_hold_the_same(shared: Path) -> None:
                         assert np.array_equal(mine[...], wanted[...])
         found += 1
     assert found > 5
+
+
+# -- several requests at once
+
+
+def test_files_in_memory_that_are_open_at_once_are_no_other_ones() -> None:
+    with new_file() as first, new_file() as second:
+        first["a"], second["b"] = 1, 2
+        assert (list(first), list(second)) == (["a"], ["b"])
+    bodies = [file_with(numbers((2, 3, 4), "<u2") + n) for n in range(2)]
+    with open_copy(bodies[0]) as first, open_copy(bodies[1]) as second:
+        assert np.array_equal(second["a/CUTOUT"][()], first["a/CUTOUT"][()] + 1)
+
+
+def test_files_that_are_made_in_several_threads_hold_each_its_own_voxels() -> None:
+    def there_and_back(value: int) -> bool:
+        array = np.full((8, 64, 64), value, dtype="<u2")
+        one = layout(array)
+        (found,) = decode_hdf5(encode_hdf5(one, [array]), one, names=one.channels)
+        return np.array_equal(found, array)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(there_and_back, range(1, 201)))

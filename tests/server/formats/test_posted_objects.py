@@ -1,7 +1,8 @@
 """Files of objects that mean harm: refused, in time and in memory."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from ndcass.errors import InvalidRequest, Malformed, NdcassError, TooLarge
+from ndcass.object_writes import PostedObject
 from ndcass.server.formats import posted_objects
 from tests.annotated import object_file
 
 
-def decode(body: bytes) -> object:
+def decode(body: bytes) -> Sequence[PostedObject]:
     return posted_objects.decode_objects(body, base_level=0, offset_of=lambda level: (0, 0, 0))
 
 
@@ -156,3 +158,13 @@ def test_damaged_files_end_in_our_own_errors(flips: int, tmp_path: Path) -> None
                 decode(bytes(damaged))
         except NdcassError:
             pass
+
+
+def test_bodies_that_are_read_in_several_threads_are_not_mixed_up() -> None:
+    bodies = [object_file((str(n), {"ANNOTATION_TYPE": [2]})) for n in range(1, 401)]
+
+    with ThreadPoolExecutor(8) as threads:
+        found = [[posted.name for posted in decode(body)] for body in bodies]
+        at_once = list(threads.map(lambda body: [p.name for p in decode(body)], bodies))
+
+    assert at_once == found == [[str(n)] for n in range(1, 401)]
