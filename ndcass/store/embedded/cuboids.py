@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ndcass import codec
-from ndcass.concurrency import GroupRunner, run_cpu, to_its_end
+from ndcass.concurrency import CPU_CORES, GroupRunner, bounded_map, run_cpu, to_its_end
 from ndcass.errors import CorruptValue, NdcassError, StoreError
 from ndcass.geometry import Zyx
 from ndcass.merge import (
@@ -96,6 +96,8 @@ INDEX_MAP_BYTES = 1 << 37
 # Posted voxels that a commit may have to merge again are kept in memory up to this many bytes a
 # write, beyond it in the segment.
 REDO_BYTES = 8 << 20
+# Voxels that are worth a thread of their own on the way into a segment.
+SHARE_BYTES = 2 << 20
 # What was in memory is taken to be there still for so long; asking the kernel costs as much as
 # decoding a plane.
 RESIDENT_S = 1.0
@@ -342,8 +344,11 @@ class EmbeddedCuboids:
         """Nothing yet to commit, under a new write id."""
         return Commit(self._clock.next_id())
 
-    def prepare(self, writes: Sequence[CuboidWrite], commit: Commit) -> None:
-        """Merge, encode and append some writes, and note them in a commit; blocks."""
+    def prepare(self, writes: Sequence[CuboidWrite], commit: Commit) -> list[Entry]:
+        """Merge, encode and append some writes for a commit, which gets the entries; blocks.
+
+        Threads may do it at the same time for one commit.
+        """
         current = dict(self._current([write.address for write in writes]))
         records: list[Record] = []
         prepared = []
@@ -356,7 +361,7 @@ class EmbeddedCuboids:
                     prepare_entry(write, expected, payload, redo, records, commit.write_id)
                 )
         locations = self._append(records, commit)
-        commit.entries += [item.entry(locations, commit.write_id) for item in prepared]
+        return [item.entry(locations, commit.write_id) for item in prepared]
 
     def _plan_redo(self, write: CuboidWrite, expected: bytes | None, commit: Commit) -> "RedoFrom":
         """Where a commit that must merge again finds what was posted."""
@@ -364,9 +369,10 @@ class EmbeddedCuboids:
             return RedoFrom.NEVER
         if expected is None and paints(write):
             return RedoFrom.PAYLOAD
-        if commit.kept_bytes + write.voxels.nbytes <= REDO_BYTES:
-            commit.kept_bytes += write.voxels.nbytes
-            return RedoFrom.MEMORY
+        with self._lock:
+            if commit.kept_bytes + write.voxels.nbytes <= REDO_BYTES:
+                commit.kept_bytes += write.voxels.nbytes
+                return RedoFrom.MEMORY
         return RedoFrom.SPOOL
 
     def _current(
@@ -725,9 +731,14 @@ class EmbeddedBatch:
         self._commit = store.new_commit()
 
     async def add(self, writes: Sequence[CuboidWrite]) -> None:
-        """Merge, encode and append some cuboids."""
-        if writes:
-            await run_cpu(self._store.prepare, writes, self._commit)
+        """Merge, encode and append some cuboids, in as many threads as they are worth."""
+
+        async def prepared(share: Sequence[CuboidWrite]) -> list[Entry]:
+            return await run_cpu(self._store.prepare, share, self._commit)
+
+        shares = _shares(writes)
+        for entries in await bounded_map(prepared, shares, limit=max(1, len(shares))):
+            self._commit.entries += entries
 
     def mark_stale(self, addresses: Collection[CuboidAddress]) -> None:
         """As `CuboidBatch.mark_stale`."""
@@ -756,6 +767,13 @@ class EmbeddedBatch:
         trace: TracebackType | None,
     ) -> None:
         self._store.release(self._commit)
+
+
+def _shares(writes: Sequence[CuboidWrite]) -> list[Sequence[CuboidWrite]]:
+    """Writes cut for several threads, in their order."""
+    size = sum(write.voxels.nbytes for write in writes)
+    step = -(-len(writes) // max(1, min(CPU_CORES, size // SHARE_BYTES))) or 1
+    return [writes[first : first + step] for first in range(0, len(writes), step)]
 
 
 def _as_ours(error: Exception) -> Exception:

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,50 @@ async def test_an_uncommitted_batch_leaves_nothing_to_read(store: EmbeddedCuboid
         await batch.add([a_write(0, random_voxels(0))])
         assert await fetch(store, 0) is None
     assert await fetch(store, 0) is None
+
+
+@pytest.mark.parametrize("cores", [1, 2, 5, 64])
+async def test_threads_that_share_a_write_keep_every_cuboid(
+    store: EmbeddedCuboids, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    monkeypatch.setattr(engine, "CPU_CORES", cores)
+    before = {morton: random_voxels(morton) for morton in range(0, 23, 2)}
+    await put(store, *(a_write(morton, voxels) for morton, voxels in before.items()))
+    posted = {morton: random_voxels(100 + morton) for morton in range(23)}
+    shares: list[int] = []
+    real = store.prepare
+
+    def prepare(writes: Sequence[CuboidWrite], commit: entries.Commit) -> list[entries.Entry]:
+        shares.append(len(writes))
+        return real(writes, commit)
+
+    monkeypatch.setattr(store, "prepare", prepare)
+    await put(store, *(a_write(morton, voxels) for morton, voxels in posted.items()))
+    for morton, voxels in posted.items():
+        base = before.get(morton, np.zeros(CUBOID, dtype=np.uint8))
+        assert np.array_equal(await voxels_of(store, morton), np.where(voxels, voxels, base))
+    assert sum(shares) == 23
+    assert (len(shares) > 1) == (cores > 1)
+
+
+async def test_a_thread_that_fails_takes_the_whole_write_with_it(
+    store: EmbeddedCuboids, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "CPU_CORES", 4)
+    voxels = random_voxels(1)
+    wrong = a_write(31, voxels[:, :, :64], op=WriteOp.MERGE)
+
+    def full(write: CuboidWrite, value: bytes | None) -> Cuboid:
+        raise StoreFull("no space is left")
+
+    monkeypatch.setattr(store, "_base", full)
+    async with store.batch() as batch:
+        with pytest.raises(StoreFull):
+            await batch.add([*(a_write(morton, voxels) for morton in range(31)), wrong])
+        assert batch._commit.entries == []
+    await put(store, *(a_write(morton, voxels) for morton in range(40, 43)))
+    assert [await fetch(store, morton) for morton in (0, 31)] == [None, None]
+    assert np.array_equal(await voxels_of(store, 41), voxels)
 
 
 async def test_zeros_that_replace_everything_leave_no_entry(store: EmbeddedCuboids) -> None:
@@ -541,7 +585,9 @@ async def test_a_write_while_its_segment_is_copied_is_not_undone(
         if not raced:
             raced.append(segment)
             race = small_segments.new_commit()
-            small_segments.prepare([a_write(a.morton, newest) for a in addresses], race)
+            race.entries += small_segments.prepare(
+                [a_write(a.morton, newest) for a in addresses], race
+            )
             assert small_segments._commit_group([race]) == [None]
             small_segments.release(race)
 
