@@ -18,12 +18,13 @@ from tests.cassandra_nodes import ROOT, guarded, nodes_or_skip
 # A test process that starts a node (which only sleeps), says so and hangs.
 _TESTS = textwrap.dedent(
     """
-    import os, sys, time
+    import os, signal, sys, time
     from pathlib import Path
     from ndcass.cluster import process
     from ndcass.cluster.lifecycle import FormerNode
     from tests.cassandra_nodes import guarded
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also if these run in the background
     base, java = map(Path, sys.argv[1:])
     with guarded(base):
         process.start(FormerNode("n", base / "n"), java, environ=dict(os.environ))

@@ -29,6 +29,8 @@ END_WITHIN_S = 60
 def main(arguments: list[str]) -> int:
     """Run both; the first exit code that is not 0, or 5 if there was no test at all."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # A shell has what it starts in the background ignore it, and the sessions are ended by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sessions = {name: _started(marks, arguments) for name, marks in SESSIONS.items()}
     printing = threading.Lock()
     printers = [

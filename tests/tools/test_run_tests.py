@@ -55,12 +55,13 @@ def test_one_session_may_have_no_tests_but_not_both(tmp_path: Path) -> None:
     assert run(folder, "-k", "nothing").returncode == 5
 
 
-def test_both_sessions_end_with_the_tool(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shell", ["", "trap '' INT; "], ids=["at a terminal", "in background"])
+def test_both_sessions_end_with_the_tool(tmp_path: Path, shell: str) -> None:
+    """Also if a script started it in the background, where interrupts are ignored."""
     sleep = "open(__file__ + '.runs', 'w').close(); time.sleep(60)"
     folder = project(tmp_path, a=f"cassandra: {sleep}", b=f": {sleep}")
-    with subprocess.Popen(
-        [sys.executable, str(TOOL)], cwd=folder, stdout=subprocess.PIPE, text=True
-    ) as tool:
+    command = ["sh", "-c", f'{shell}exec "$@"', "sh", sys.executable, str(TOOL)]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as tool:
         deadline = time.monotonic() + 30
         while len(list(folder.glob("*.runs"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
