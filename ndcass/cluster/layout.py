@@ -311,6 +311,9 @@ def _limits(cluster: Cluster, tier: Tier) -> dict[str, Any]:
         "range_request_timeout": "20s",
         "write_request_timeout": "10s",
         "cas_contention_timeout": "5s",
+        # Entries of the label index come as many small rows of many partitions in one message.
+        "unlogged_batch_across_partitions_warn_threshold": 1000,
+        "batch_size_warn_threshold": "32KiB",
     }
     if cluster.is_local:
         limits |= {

@@ -323,7 +323,10 @@ class Driver:
     async def execute_batch(
         self, entries: Entries, *, consistency: Consistency, size_bytes: int = SMALL_BYTES
     ) -> None:
-        """Idempotent changes of ONE partition, together: all of them or none."""
+        """Idempotent changes, together: of one partition all of them or none.
+
+        Those of several partitions may be seen, and may stay, some without the others.
+        """
         batch = _batch(entries)
         batch.consistency_level = consistency.value
         first = entries[0][0]

@@ -12,10 +12,12 @@ from ndcass.store.base import LABEL_WINDOW_S
 from ndcass.store.cassandra.stamps import Stamps
 from ndcass.store.cassandra.tables import Entry, Tables, batched
 
-# Partitions that are written at once.
+# Messages that are under way at once.
 WRITTEN_AT_ONCE = 64
-# Entries of one batch: some ten kilobytes.
+# Entries of one label in one message, some ten kilobytes; and of several, of which the node that
+# takes the message sends each to its replicas.
 ENTRIES_AT_ONCE = 500
+SCATTERED_AT_ONCE = 100
 PAGE_ROWS = 5000
 # Labels known to be registered: so many are remembered by a process, in some ten megabytes.
 MOST_REMEMBERED = 100_000
@@ -76,12 +78,13 @@ class CassandraLabels:
         labels = {int(label): mortons for label, mortons in mortons_of.items() if len(mortons)}
         await self._register(channel_id, level, labels)
         stamp_us = self._stamps.next_us()
-        batches = [
-            [(_APPEND, (channel_id, level, label, t, int(m), stamp_us)) for m in some]
+        entries = [
+            (_APPEND, (channel_id, level, label, t, int(morton), stamp_us))
             for label, mortons in labels.items()
-            for some in batched(mortons, ENTRIES_AT_ONCE)
+            for morton in mortons
         ]
-        await bounded_map(self._tables.write_together, batches, limit=WRITTEN_AT_ONCE)
+        batches = list(batched(entries, SCATTERED_AT_ONCE))
+        await bounded_map(self._tables.write_scattered, batches, limit=WRITTEN_AT_ONCE)
         await self._stamps.passed(stamp_us)
 
     async def _register(self, channel_id: int, level: int, labels: Mapping[int, object]) -> None:

@@ -78,6 +78,13 @@ class Tables:
         bound = [(await self._prepared(cql), values) for cql, values in entries]
         await self._driver.execute_batch(bound, consistency=Consistency.LOCAL_QUORUM)
 
+    async def write_scattered(self, entries: Sequence[Entry]) -> None:
+        """Idempotent changes of any partitions in one message; some may be seen before others.
+
+        For many small rows: one by one, what a client does for each takes longer than the nodes do.
+        """
+        await self.write_together(entries)
+
     async def transact(self, *entries: Entry) -> TransactionResult:
         """A lightweight transaction on one partition; see `Driver.transact`."""
         bound = [(await self._prepared(cql), values) for cql, values in entries]
