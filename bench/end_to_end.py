@@ -276,9 +276,9 @@ def writes(rounds: int) -> Iterator[Result]:
         def post(client: Client, t: int) -> None:
             client.post(cutout_path(BOX, t=t), body.data)
 
-        def write_file(number: int | None = None) -> None:
+        def write_file(number: int) -> None:
             # A new file each time, none deleted before the end: the gateway's pages are fresh too.
-            path = Path(folder) / f"{next(turn) if number is None else number}"
+            path = Path(folder) / f"{number}"
             with path.open("wb", buffering=0) as file:
                 for at in range(0, BOX_BYTES, 4 * MIB):
                     file.write(flat[at : at + 4 * MIB])
@@ -286,7 +286,7 @@ def writes(rounds: int) -> Iterator[Result]:
 
         flat = body.reshape(-1).data
         ratios, post_s, file_s = compare(
-            lambda: post(client, next(turn)), write_file, rounds, warm_up=2
+            lambda: post(client, next(turn)), lambda: write_file(next(turn)), rounds, warm_up=2
         )
         yield Result(
             "durable POST raw of 64 MiB / file and fsync",
@@ -306,7 +306,12 @@ def writes(rounds: int) -> Iterator[Result]:
             return together(lambda n: partial(write_file, paths[n]), 4) / 4
 
         rows = [
-            (four(), timed(lambda: post(client, next(turn))), four_files(), timed(write_file))
+            (
+                four(),
+                timed(lambda: post(client, next(turn))),
+                four_files(),
+                timed(lambda: write_file(next(turn))),
+            )
             for _ in range(rounds)
         ]
         four_s, one_s, four_files_s, one_file_s = zip(*rows, strict=True)
@@ -500,6 +505,7 @@ def together(prepared: Callable[[int], Callable[[], None]], count: int) -> float
                 work = prepared(number)
                 os.close(go[1])
                 os.write(ready[1], b".")
+                os.close(ready[1])  # or nobody would notice that another one failed
                 os.read(go[0], 1)  # ends when the last writing end is closed
                 work()
                 os._exit(0)

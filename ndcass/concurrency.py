@@ -96,6 +96,26 @@ async def bounded_map(
     return cast(list[R], results)
 
 
+async def run_shares(
+    func: Callable[[Sequence[T]], R], items: Sequence[T], *, size_bytes: int, share_bytes: int
+) -> list[R]:
+    """`func` of parts of `items` in as many threads as they are worth; results in their order.
+
+    Parameters
+    ----------
+    size_bytes : int
+        What all items hold together.
+    share_bytes : int
+        The least that is worth a thread.
+    """
+    threads = max(1, min(CPU_CORES, size_bytes // share_bytes))
+    step = max(1, -(-len(items) // threads))
+    shares = [items[at : at + step] for at in range(0, len(items), step)]
+    if len(shares) == 1:
+        return [await run_cpu(func, items)]
+    return await bounded_map(lambda share: run_cpu(func, share), shares, limit=threads)
+
+
 class ByteLimiter:
     """Lets so many bytes be in use at once; later askers wait in order."""
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ndcass import codec, morton, resample
 from ndcass.assemble import assemble, planes_as_stored
-from ndcass.concurrency import CPU_CORES, bounded_map, one_ahead, run_cpu
+from ndcass.concurrency import one_ahead, run_cpu, run_shares
 from ndcass.errors import CorruptValue, TooLarge
 from ndcass.geometry import Box, Zyx
 from ndcass.place import Place, Slab, shaped, together
@@ -295,31 +295,13 @@ async def use_cuboids(
         usage.store_s += time.perf_counter() - began
         missing.difference_update(address for address, _ in batch)
         try:
-            await _used(batch, use, size_bytes)
+            await run_shares(use, batch, size_bytes=size_bytes, share_bytes=THREAD_BYTES)
         except CorruptValue:
             # Another replica, where there is one, may have it whole.
             async for again in store.reread([address for address, _ in batch]):
-                await _used(again, use, size_bytes)
+                await run_shares(use, again, size_bytes=size_bytes, share_bytes=THREAD_BYTES)
         began = time.perf_counter()
     return missing
-
-
-async def _used(
-    batch: Sequence[StoredCuboid], use: Callable[[Sequence[StoredCuboid]], None], size: int
-) -> None:
-    """Use a batch, in as many threads as it is worth."""
-    shares = _shares(batch, size)
-    if len(shares) == 1:
-        await run_cpu(use, batch)
-        return
-    await bounded_map(lambda share: run_cpu(use, share), shares, limit=len(shares))
-
-
-def _shares(batch: Sequence[StoredCuboid], size: int) -> list[Sequence[StoredCuboid]]:
-    """A batch cut for several threads, where it is worth that."""
-    threads = max(1, min(CPU_CORES, size // THREAD_BYTES, len(batch)))
-    step = -(-len(batch) // threads)
-    return [batch[at : at + step] for at in range(0, len(batch), step)]
 
 
 def _copy(batch: Sequence[StoredCuboid], targets: _Targets, cuboid_zyx: Zyx, usage: Usage) -> None:

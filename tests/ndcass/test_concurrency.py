@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 
+from ndcass import concurrency
 from ndcass.concurrency import (
     Aside,
     ByteLimiter,
@@ -19,6 +20,7 @@ from ndcass.concurrency import (
     bounded_map,
     one_ahead,
     run_cpu,
+    run_shares,
     run_threads,
     to_its_end,
     with_companion,
@@ -30,6 +32,31 @@ async def settle() -> None:
     """Let every task that can go on do so."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+# -- run_shares
+
+
+@pytest.mark.parametrize("cores", [1, 2, 7])
+@pytest.mark.parametrize(
+    ("count", "size_bytes", "most"),
+    [
+        (0, 0, 1),
+        (1, 100, 1),
+        (5, 9, 1),
+        (5, 20, 2),
+        (5, 1000, 5),
+        (23, 1000, 7),
+    ],
+)
+async def test_shares_are_all_items_in_order_in_as_many_threads_as_they_are_worth(
+    monkeypatch: pytest.MonkeyPatch, cores: int, count: int, size_bytes: int, most: int
+) -> None:
+    monkeypatch.setattr(concurrency, "CPU_CORES", cores)
+    shares = await run_shares(list, range(count), size_bytes=size_bytes, share_bytes=10)
+    assert [item for share in shares for item in share] == list(range(count))
+    assert len(shares) <= min(most, cores)
+    assert len(shares) > 1 or min(most, cores) == 1
 
 
 # -- bounded_map

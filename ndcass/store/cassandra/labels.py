@@ -84,7 +84,7 @@ class CassandraLabels:
             for morton in mortons
         ]
         batches = list(batched(entries, SCATTERED_AT_ONCE))
-        await bounded_map(self._tables.write_scattered, batches, limit=WRITTEN_AT_ONCE)
+        await bounded_map(self._tables.write_together, batches, limit=WRITTEN_AT_ONCE)
         await self._stamps.passed(stamp_us)
 
     async def _register(self, channel_id: int, level: int, labels: Mapping[int, object]) -> None:

@@ -70,20 +70,17 @@ class Tables:
         await self._driver.execute(statement, values, consistency=Consistency.LOCAL_QUORUM)
 
     async def write_together(self, entries: Sequence[Entry]) -> None:
-        """Idempotent changes of one partition: all or none of them, and seen together."""
+        """Idempotent changes in one message. Of one partition: all or none, and seen together.
+
+        Small rows of several partitions go so too: one by one, what a client does for each takes
+        longer than what the nodes do. All are there once this returns, before that maybe some.
+        """
         if len(entries) == 1:  # which is cheaper without a batch around it
             [(cql, values)] = entries
             await self.write(cql, *values)
             return
         bound = [(await self._prepared(cql), values) for cql, values in entries]
         await self._driver.execute_batch(bound, consistency=Consistency.LOCAL_QUORUM)
-
-    async def write_scattered(self, entries: Sequence[Entry]) -> None:
-        """Idempotent changes of any partitions in one message; some may be seen before others.
-
-        For many small rows: one by one, what a client does for each takes longer than the nodes do.
-        """
-        await self.write_together(entries)
 
     async def transact(self, *entries: Entry) -> TransactionResult:
         """A lightweight transaction on one partition; see `Driver.transact`."""

@@ -23,6 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ndcass import codec
-from ndcass.concurrency import CPU_CORES, GroupRunner, bounded_map, run_cpu, to_its_end
+from ndcass.concurrency import GroupRunner, run_cpu, run_shares, to_its_end
 from ndcass.errors import CorruptValue, NdcassError, StoreError
 from ndcass.geometry import Zyx
 from ndcass.merge import (
@@ -732,12 +733,13 @@ class EmbeddedBatch:
 
     async def add(self, writes: Sequence[CuboidWrite]) -> None:
         """Merge, encode and append some cuboids, in as many threads as they are worth."""
-
-        async def prepared(share: Sequence[CuboidWrite]) -> list[Entry]:
-            return await run_cpu(self._store.prepare, share, self._commit)
-
-        shares = _shares(writes)
-        for entries in await bounded_map(prepared, shares, limit=max(1, len(shares))):
+        prepared = await run_shares(
+            partial(self._store.prepare, commit=self._commit),
+            writes,
+            size_bytes=sum(write.voxels.nbytes for write in writes),
+            share_bytes=SHARE_BYTES,
+        )
+        for entries in prepared:
             self._commit.entries += entries
 
     def mark_stale(self, addresses: Collection[CuboidAddress]) -> None:
@@ -767,13 +769,6 @@ class EmbeddedBatch:
         trace: TracebackType | None,
     ) -> None:
         self._store.release(self._commit)
-
-
-def _shares(writes: Sequence[CuboidWrite]) -> list[Sequence[CuboidWrite]]:
-    """Writes cut for several threads, in their order."""
-    size = sum(write.voxels.nbytes for write in writes)
-    step = -(-len(writes) // max(1, min(CPU_CORES, size // SHARE_BYTES))) or 1
-    return [writes[first : first + step] for first in range(0, len(writes), step)]
 
 
 def _as_ours(error: Exception) -> Exception:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ndcass import codec
+from ndcass import codec, concurrency
 from ndcass.errors import CorruptValue, StoreError, StoreFull
 from ndcass.geometry import Zyx
 from ndcass.merge import EMPTY, Cuboid, WriteOp, apply
@@ -108,7 +108,7 @@ async def test_an_uncommitted_batch_leaves_nothing_to_read(store: EmbeddedCuboid
 async def test_threads_that_share_a_write_keep_every_cuboid(
     store: EmbeddedCuboids, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
-    monkeypatch.setattr(engine, "CPU_CORES", cores)
+    monkeypatch.setattr(concurrency, "CPU_CORES", cores)
     before = {morton: random_voxels(morton) for morton in range(0, 23, 2)}
     await put(store, *(a_write(morton, voxels) for morton, voxels in before.items()))
     posted = {morton: random_voxels(100 + morton) for morton in range(23)}
@@ -131,7 +131,7 @@ async def test_threads_that_share_a_write_keep_every_cuboid(
 async def test_a_thread_that_fails_takes_the_whole_write_with_it(
     store: EmbeddedCuboids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "CPU_CORES", 4)
+    monkeypatch.setattr(concurrency, "CPU_CORES", 4)
     voxels = random_voxels(1)
     wrong = a_write(31, voxels[:, :, :64], op=WriteOp.MERGE)
 
