@@ -199,7 +199,7 @@ class BodyWriter:
 
     A layer of cuboids (several, where they are small) is gathered, then merged and stored while the
     next arrives; two of them is what it takes in memory, one if a layer is large. Use as an async
-    context manager, `feed` it, then `finish`.
+    context manager, `feed` it (or fill its `room`), then `finish`.
     """
 
     def __init__(
@@ -210,6 +210,7 @@ class BodyWriter:
         self._behind = OneBehind()
         total, count = _buffering(places[0], box, len(places) * len(times))
         self._buffers = [np.empty(total // count, dtype=np.uint8) for _ in range(count)]
+        self._rooms = [buffer.data for buffer in self._buffers]
         limit = total // count // self._dtype.itemsize
         self._groups = together(_plan_layers(places, times, box), limit)
         self._turn = 0
@@ -220,19 +221,27 @@ class BodyWriter:
         """What a body of so many channels times timesteps takes in memory."""
         return _buffering(place, box, volumes)[0]
 
+    def room(self) -> memoryview:
+        """Where the next bytes go, as many as `filled` is told; empty at the end of the box."""
+        return self._rooms[self._turn][self._filled : self._wanted]
+
+    async def filled(self, count: int) -> None:
+        """So many bytes have been put where `room` said."""
+        self._filled += count
+        if self._filled == self._wanted:
+            await self._store(self._group, self._buffers[self._turn][: self._wanted])
+
     async def feed(self, voxels: bytes | bytearray | memoryview) -> None:
         """Take the next bytes; BadBody if there are more than the box has."""
         view = memoryview(voxels).cast("B")
         while view:
-            if not self._group:
+            room = self.room()
+            if not room:
                 raise BadBody("the body holds more voxels than the box")
-            taken = min(len(view), self._wanted - self._filled)
-            buffer = self._buffers[self._turn]
-            buffer[self._filled : self._filled + taken] = np.frombuffer(view[:taken], np.uint8)
-            self._filled += taken
+            taken = min(len(view), len(room))
+            room[:taken] = view[:taken]
+            await self.filled(taken)
             view = view[taken:]
-            if self._filled == self._wanted:
-                await self._store(self._group, buffer[: self._wanted])
 
     async def finish(self) -> None:
         """Wait until all is with the store; BadBody if bytes are missing."""

@@ -1,19 +1,23 @@
 """How aiohttp is made to leave every answer to us.
 
-What lives here: the one resource, which takes any path whatsoever; the answer to `Expect`; and what
-a client is told whose bytes are no HTTP. Left alone, aiohttp would answer these itself, with its
-version and without a request id.
+What lives here: the one resource, which takes any path whatsoever; the answer to `Expect`; what a
+client is told whose bytes are no HTTP; and how a body goes past aiohttp (``intake.py``). Left
+alone, aiohttp would answer these itself, with its version and without a request id.
 """
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import LineTooLong
 
 SERVER = "ndcass"
 _NO_HTTP = "this is no HTTP request that the server understands"
+# Stands for what the parser did not see of a body that nobody wants any more.
+_SKIPPED = bytes(64 << 10)
 _TOO_LONG = "the request line or a header is too long"
 
 
@@ -28,10 +32,48 @@ async def expect(request: web.Request) -> None:
     """Say nothing yet: the body is asked for when it is wanted (`streaming.ask_for_body`)."""
 
 
-class _Protocol(web.RequestHandler):
-    """A connection whose malformed requests are answered by us."""
+class Connection(web.RequestHandler):
+    """A connection whose malformed requests are answered by us, and whose bodies we may receive."""
 
     __slots__ = ()
+
+    def step_aside(self, receiver: asyncio.BufferedProtocol) -> None:
+        """Let somebody else receive what comes next, while nothing is read.
+
+        The body so far must have been taken out of the request's content.
+        """
+        assert self.transport is not None
+        assert not self._reading_paused
+        self.transport.pause_reading()
+        self.transport.set_protocol(receiver)
+
+    def step_back(self, content: StreamReader, received: int, *, whole: bool) -> None:
+        """Receive again, after `received` bytes of a body went past: `whole` if it ended so."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        transport.set_protocol(self)
+        if whole:
+            content.total_bytes += received
+            # The one before still waits for this body.
+            self._parser = HttpRequestParser(
+                self,
+                self._loop,
+                self._read_bufsize,
+                max_line_size=self.max_line_size,
+                max_field_size=self.max_field_size,
+                max_headers=self.max_headers,
+                payload_exception=web.RequestPayloadError,
+                auto_decompress=False,
+                max_msg_queue_size=self._max_msg_queue_size,
+            )
+            content.feed_eof()
+        else:
+            # The request failed and the client may send on: aiohttp sees to that, if it counts on.
+            for at in range(0, received, len(_SKIPPED)):
+                self.data_received(_SKIPPED[: received - at])
+                content.read_nowait()
+        transport.resume_reading()
 
     def handle_error(
         self,
@@ -58,7 +100,7 @@ class _Server(web.Server):
     """Makes such connections."""
 
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+        return Connection(self, loop=self._loop, **self._kwargs)
 
 
 def _handler(app: web.Application) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:

@@ -18,6 +18,7 @@ from ndcass.server.app_keys import SETTINGS
 from ndcass.server.exchange import exchange_of
 from ndcass.server.formats.base import StreamDecoder, StreamEncoder, Voxels, as_voxels
 from ndcass.server.headers import expects_continue, set_headers
+from ndcass.server.intake import Sink, past_aiohttp
 
 # One call to the socket: a larger one is cut by the kernel anyhow.
 PIECE_BYTES = 1 << 20
@@ -139,6 +140,37 @@ async def whole_body(request: web.Request, what: str, *, limit_bytes: int) -> by
             if len(body) > limit_bytes:
                 raise TooLarge(what, asked=len(body), limit=limit_bytes)
     return body
+
+
+async def receive_plain(request: web.Request, size: int, sink: Sink) -> None:
+    """Have a body fill a sink while it arrives: of `size` bytes, as announced, and not encoded.
+
+    Raises
+    ------
+    BadBody
+        If the connection ends before the body does.
+    DeadlineExceeded
+        If the client sends nothing for too long.
+    """
+    wait_s = request.app[SETTINGS].server.receive_timeout_s
+    await _ask_for_body(request)
+    left = size
+    try:
+        while chunk := request.content.read_nowait():  # it came with the headers, or just after
+            left -= len(chunk)
+            await sink.feed(chunk)
+    except web.RequestPayloadError as error:
+        raise BadBody("the body ended too early") from error
+    if not left:
+        return
+    silent = f"nothing of the body came for {wait_s:g} s"
+    progress = exchange_of(request).progress
+    async with past_aiohttp(request, left, progress, wait_s=wait_s, silent=silent) as intake:
+        while left:
+            room = sink.room()[:left]
+            await intake.fill(room)
+            left -= len(room)
+            await sink.filled(len(room))
 
 
 async def receive(

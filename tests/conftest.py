@@ -1,12 +1,14 @@
 """Fixtures that every test may use."""
 
+import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import settings
 
 from tests.cassandra_nodes import CassandraNodes, nodes_or_skip
@@ -28,6 +30,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cassandra)
         if item.get_closest_marker("cassandra") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(CASSANDRA_TIMEOUT_S))
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop of a test: asyncio's, which shows most in its errors, and the gateway's if asked."""
+    if item.get_closest_marker("both_loops"):
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """An application on a test server, with users to act as."""
 
+import io
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -84,9 +85,8 @@ class Running:
     async def write(self, path: str, voxels: npt.NDArray[Any], *, user: str = "admin") -> int:
         """POST voxels to a path below `sd`, as they lie in memory; the status."""
         headers = {"X-Volume-Dtype": voxels.dtype.str}
-        answer = await self.request(
-            "POST", f"/nd/sd/{path}", user=user, data=voxels.tobytes(), headers=headers
-        )
+        body = io.BytesIO(voxels.tobytes())  # aiohttp warns of large bytes
+        answer = await self.request("POST", f"/nd/sd/{path}", user=user, data=body, headers=headers)
         return answer.status
 
     async def read(self, path: str) -> npt.NDArray[Any]:

@@ -22,6 +22,15 @@ class Connection:
         self._writer.write(content)
         await self._writer.drain()
 
+    def end(self) -> None:
+        """Send no more, but still listen."""
+        self._writer.write_eof()
+
+    async def rest(self) -> bytes:
+        """All that comes until the server closes."""
+        async with asyncio.timeout(10):
+            return await self._reader.read()
+
     async def head(self) -> tuple[str, dict[str, str]]:
         """The status line and the headers of the next answer."""
         async with asyncio.timeout(10):

@@ -14,7 +14,6 @@ entry.
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import logging
 import os
@@ -53,14 +52,15 @@ from ndcass.store.embedded.entries import (
     IN_INDEX,
     IN_SEGMENT,
     INLINE,
-    NOTHING,
     ORIGIN,
     Commit,
     Entry,
     Redo,
     RedoFrom,
     base_identity,
+    changes_nothing,
     count_location,
+    in_one_piece,
     is_independent,
     paints,
     prepare_entry,
@@ -353,21 +353,20 @@ class EmbeddedCuboids:
         current = dict(self._current([write.address for write in writes]))
         records: list[Record] = []
         prepared = []
-        for write in writes:
+        for posted in writes:
+            if changes_nothing(posted):
+                continue
+            write = in_one_piece(posted)
             expected = current[write.address]
-            payload = self._merged_payload(write, expected, commit.write_id)
-            if payload is not NOTHING:
-                redo = self._plan_redo(write, expected, commit)
-                prepared.append(
-                    prepare_entry(write, expected, payload, redo, records, commit.write_id)
-                )
+            independent = is_independent(write)
+            payload = self._merged_payload(write, expected, commit.write_id, independent)
+            redo = RedoFrom.NEVER if independent else self._plan_redo(write, expected, commit)
+            prepared.append(prepare_entry(write, expected, payload, redo, records, commit.write_id))
         locations = self._append(records, commit)
         return [item.entry(locations, commit.write_id) for item in prepared]
 
     def _plan_redo(self, write: CuboidWrite, expected: bytes | None, commit: Commit) -> "RedoFrom":
         """Where a commit that must merge again finds what was posted."""
-        if is_independent(write):
-            return RedoFrom.NEVER
         if expected is None and paints(write):
             return RedoFrom.PAYLOAD
         with self._lock:
@@ -384,14 +383,12 @@ class EmbeddedCuboids:
                 yield address, txn.get(KEY.pack(*address))
 
     def _merged_payload(
-        self, write: CuboidWrite, value: bytes | None, write_id: bytes
+        self, write: CuboidWrite, value: bytes | None, write_id: bytes, independent: bool
     ) -> "list[codec.Buffer] | None":
-        """The cuboid after a write: payload, None for zeros, NOTHING where nothing changes."""
+        """The payload of a cuboid after a write, None for zeros; see `is_independent`."""
         voxels = write.voxels
-        if write.op != WriteOp.REPLACE and is_blank(voxels):
-            return NOTHING
         whole = voxels.shape == write.cuboid_zyx
-        if whole and (is_independent(write) or (value is None and paints(write))):
+        if independent or (whole and value is None and paints(write)):
             cuboid = Cuboid(without_negative_zeros(voxels, write.op), EMPTY)
         else:
             base = self._base(write, value)
@@ -543,10 +540,8 @@ class EmbeddedCuboids:
             voxels, _ = codec.decode(
                 row.payload, identity=base_identity(write.address, write_id, redo.shape_zyx)
             )
-            write = dataclasses.replace(write, voxels=voxels)
-        payload = self._merged_payload(write, found, write_id)
-        if payload is NOTHING:
-            return found
+            write = write.with_voxels(voxels)
+        payload = self._merged_payload(write, found, write_id, independent=False)
         records: list[Record] = []
         prepared = prepare_entry(write, found, payload, RedoFrom.NEVER, records, write_id)
         return prepared.entry(self._append(records, redone), write_id).value

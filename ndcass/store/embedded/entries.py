@@ -5,7 +5,6 @@ small, the payload itself. An `Entry` is one change of the index; it says which 
 it was prepared, and how to merge again if another one is found.
 """
 
-import dataclasses
 import enum
 import struct
 from collections import Counter
@@ -17,7 +16,7 @@ import numpy as np
 
 from ndcass import codec
 from ndcass.geometry import Zyx
-from ndcass.merge import WriteOp, is_solid
+from ndcass.merge import WriteOp, is_blank, is_solid
 from ndcass.store.base import CuboidAddress, CuboidWrite
 from ndcass.store.embedded.segments import Location, Record, SegmentWriter
 
@@ -71,8 +70,6 @@ class Commit:
 
 # Not a slice of what was posted: that would keep all of it in memory.
 NO_VOXELS = np.empty((0, 0, 0), dtype=np.uint8)
-# A write that changes nothing; told from other payloads by identity.
-NOTHING: list[codec.Buffer] = []
 
 
 class Prepared(NamedTuple):
@@ -101,13 +98,13 @@ class Prepared(NamedTuple):
         if self.redo is RedoFrom.NEVER:
             return None
         if self.redo is RedoFrom.PAYLOAD:
-            whole = dataclasses.replace(write, corner_zyx=ORIGIN, voxels=NO_VOXELS)
+            whole = write.with_voxels(NO_VOXELS, ORIGIN)
             return Redo(whole, value, write.cuboid_zyx)
         if self.spool_record is not None:
             stored = AT.pack(IN_SEGMENT, write_id, *locations[self.spool_record])
-            return Redo(dataclasses.replace(write, voxels=NO_VOXELS), stored, ORIGIN)
+            return Redo(write.with_voxels(NO_VOXELS), stored, ORIGIN)
         # A copy: the caller's buffer takes the next slab while this one waits for its commit.
-        return Redo(dataclasses.replace(write, voxels=write.voxels.copy()), None, ORIGIN)
+        return Redo(write.with_voxels(write.voxels.copy()), None, ORIGIN)
 
 
 def prepare_entry(
@@ -132,6 +129,22 @@ def prepare_entry(
         )
         records.append(Record(write.address, write_id, parts))
     return Prepared(write, expected, inline, record, redo, spool_record)
+
+
+def changes_nothing(write: CuboidWrite) -> bool:
+    """Whether a write leaves any cuboid as it is."""
+    return write.op != WriteOp.REPLACE and is_blank(write.voxels)
+
+
+def in_one_piece(write: CuboidWrite) -> CuboidWrite:
+    """A write whose voxels, if they are a whole cuboid, are contiguous.
+
+    What comes next (is there a zero? does it compress? checksums) goes over them several times, and
+    is several times as fast over memory that lies together and was just copied.
+    """
+    if write.voxels.shape != write.cuboid_zyx or write.voxels.flags.c_contiguous:
+        return write
+    return write.with_voxels(np.ascontiguousarray(write.voxels))
 
 
 def is_independent(write: CuboidWrite) -> bool:
