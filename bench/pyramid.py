@@ -48,6 +48,8 @@ SLAB_PLANES = 16
 POLL_S = 0.0005
 # Of a build: each look takes a thread and the interpreter from what is measured.
 BUILD_POLL_S = 0.005
+# No build is over before.
+BUILD_LEAST_S = 0.1
 # Reads of one run.
 READS = 1500
 TOKEN = "pyramid"
@@ -160,6 +162,7 @@ async def build(stores: Stores, channel: Channel) -> float:
     """Seconds until a channel is propagated."""
     began = time.perf_counter()
     job = await start(stores, channel)
+    await asyncio.sleep(BUILD_LEAST_S)
     while True:
         now = await stores.jobs.job(job.id)
         if now.state not in ("PENDING", "STARTED"):

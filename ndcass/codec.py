@@ -422,6 +422,8 @@ def _decompress(block: memoryview, fmt: int, size: int) -> bytes:
 
 def _body_bytes(view: memoryview, header: Header) -> int:
     """How many bytes all blocks have."""
+    if header.voxels is not None:  # raw: they follow each other without a gap
+        return header.voxels.nbytes
     return 0 if header.format == CONSTANT else sum(size for size, _ in _table(view, header))
 
 

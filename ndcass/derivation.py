@@ -7,16 +7,18 @@ lies in two. What is to be rebuilt, and when, is in ``jobs/pyramid.py``; the rul
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ndcass import morton
 from ndcass.assemble import merged
 from ndcass.downsample import Rule, downsample_into
-from ndcass.geometry import Zyx
+from ndcass.geometry import Box, Zyx
 from ndcass.merge import WriteOp
 from ndcass.model import Channel
 from ndcass.plan import Slices, plan_parts
@@ -27,11 +29,45 @@ from ndcass.volume import Usage, use_cuboids
 Voxels = npt.NDArray[Any]  # which type is only known at run time
 
 
-class _Share(NamedTuple):
-    """What becomes of one source cuboid."""
+class Share(NamedTuple):
+    """What becomes of one source cuboid: the same names as in a `plan.Part`."""
 
+    morton: int
     source: Slices  # its voxels that are inside the level
-    target: Voxels  # where they go: that part of the derived cuboid
+    target: Slices  # where in the derived cuboid they go
+
+
+def shares(stage: Stage, derived_box: Box) -> Iterator[Share]:
+    """What a derived cuboid, or what of it is inside its level, is made from, in Morton order."""
+    if not stage.is_inner(derived_box):
+        yield from _planned(stage, stage.source_box(derived_box))
+        return
+    z, y, x = stage.first_source(derived_box)
+    for (dz, dy, dx), source, target in _inner_shares(stage):
+        yield Share(morton.encode((z + dz, y + dy, x + dx)), source, target)
+
+
+@lru_cache(maxsize=64)
+def _inner_shares(stage: Stage) -> list[tuple[Zyx, Slices, Slices]]:
+    """Of a whole cuboid, with places in the grid counted from the first source.
+
+    They are the same for all, and to plan them takes longer than to halve a cuboid.
+    """
+    (depth, height, width), (fz, fy, fx) = stage.level.cuboid_zyx, stage.factor_zyx
+    first = Box((0, 0, 0), (depth * fz, height * fy, width * fx))
+    return [(morton.decode(code), source, to) for code, source, to in _planned(stage, first)]
+
+
+def _planned(stage: Stage, source_box: Box) -> Iterator[Share]:
+    for part in plan_parts(source_box, stage.source.cuboid_zyx):
+        yield Share(part.morton, part.source, _divided(part.target, stage.factor_zyx))
+
+
+class _Source(NamedTuple):
+    """What is taken of a source cuboid, and where it goes: into a part of a derived one."""
+
+    voxels: Slices
+    target: Voxels
 
 
 class Derivation(NamedTuple):
@@ -61,52 +97,49 @@ class Derivation(NamedTuple):
         """
         cuboid_zyx = self.stage.level.cuboid_zyx
         voxels = np.empty((len(addresses), *cuboid_zyx), dtype=self.channel.dtype)
-        shares: dict[CuboidAddress, _Share] = {}
+        sources: dict[CuboidAddress, _Source] = {}
         for address, out in zip(addresses, voxels, strict=True):
-            shares |= self._shares(address, out)
-        for address in shares.keys() & made.keys():
-            self._halve(made[address], shares.pop(address))
+            sources.update(self._sources(address, out))
+        for address in sources.keys() & made.keys():
+            self._halve(made[address], sources.pop(address))
 
         def halve(found: Sequence[StoredCuboid]) -> None:
-            self._halve_all(found, shares)
+            self._halve_all(found, sources)
 
-        size = len(shares) * math.prod(self.stage.source.cuboid_zyx) * voxels.itemsize
-        missing = await use_cuboids(cuboids, list(shares), halve, size_bytes=size, usage=Usage())
+        size = len(sources) * math.prod(self.stage.source.cuboid_zyx) * voxels.itemsize
+        missing = await use_cuboids(cuboids, list(sources), halve, size_bytes=size, usage=Usage())
         for address in missing:
-            shares[address].target[...] = 0
+            sources[address].target[...] = 0
         return [
             CuboidWrite(address, WriteOp.REPLACE, cuboid_zyx, (0, 0, 0), out)
             for address, out in zip(addresses, voxels, strict=True)
         ]
 
-    def _shares(self, address: CuboidAddress, out: Voxels) -> dict[CuboidAddress, _Share]:
-        """The sources of a derived cuboid; its voxels that have none become zeros here."""
-        stage = self.stage
-        box = stage.cuboid_box(address.morton)
-        if box is None or box.shape_zyx != stage.level.cuboid_zyx:
+    def _sources(
+        self, address: CuboidAddress, out: Voxels
+    ) -> Iterator[tuple[CuboidAddress, _Source]]:
+        """What a derived cuboid is made from; its voxels that have no source become zeros here."""
+        box = self.stage.cuboid_box(address.morton)
+        if box is None or box.shape_zyx != self.stage.level.cuboid_zyx:
             out[...] = 0
         if box is None:
-            return {}
-        place = (address.channel_id, PLAIN, stage.source.level, address.t)
-        return {
-            CuboidAddress(*place, part.morton): _Share(
-                part.source, out[_divided(part.target, stage.factor_zyx)]
-            )
-            for part in plan_parts(stage.source_box(box), stage.source.cuboid_zyx)
-        }
+            return
+        channel_id, level, t = address.channel_id, self.stage.source.level, address.t
+        for code, voxels, target in shares(self.stage, box):
+            yield CuboidAddress(channel_id, PLAIN, level, t, code), _Source(voxels, out[target])
 
     def _halve_all(
-        self, found: Sequence[StoredCuboid], shares: Mapping[CuboidAddress, _Share]
+        self, found: Sequence[StoredCuboid], sources: Mapping[CuboidAddress, _Source]
     ) -> None:
         cuboid_zyx, dtype = self.stage.source.cuboid_zyx, self.channel.dtype
         scratch = np.empty(cuboid_zyx, dtype=dtype)
         for address, rows in found:
             cuboid = merged(address, rows, cuboid_zyx=cuboid_zyx, dtype=dtype, scratch=scratch)
-            self._halve(cuboid.voxels, shares[address])
+            self._halve(cuboid.voxels, sources[address])
 
-    def _halve(self, cuboid: Voxels, share: _Share) -> None:
-        voxels = _even(cuboid[share.source], self.stage.factor_zyx)
-        downsample_into(voxels, self.rule, share.target, pairs=self.stage.pairs)
+    def _halve(self, cuboid: Voxels, source: _Source) -> None:
+        voxels = _even(cuboid[source.voxels], self.stage.factor_zyx)
+        downsample_into(voxels, self.rule, source.target, pairs=self.stage.pairs)
 
 
 def _divided(box: Slices, factor_zyx: Zyx) -> Slices:

@@ -53,6 +53,20 @@ class Stage(NamedTuple):
         depth, height, width = self.level.cuboid_zyx
         return _within(corner, (z + depth, y + height, x + width), self.size_zyx)
 
+    def is_inner(self, derived_box: Box) -> bool:
+        """Whether a box is of a whole cuboid, and every voxel of it has all of its sources."""
+        if derived_box.shape_zyx != self.level.cuboid_zyx:
+            return False
+        (z, y, x), (fz, fy, fx) = derived_box.stop_zyx, self.factor_zyx
+        depth, height, width = self.source.size_zyx
+        return z * fz <= depth and y * fy <= height and x * fx <= width
+
+    def first_source(self, derived_box: Box) -> Zyx:
+        """The place in the grid of the first cuboid that a whole derived one is made from."""
+        (z, y, x), (fz, fy, fx) = derived_box.start_zyx, self.factor_zyx
+        depth, height, width = self.source.cuboid_zyx
+        return (z * fz // depth, y * fy // height, x * fx // width)
+
     def source_box(self, derived_box: Box) -> Box:
         """The voxels that some of the derived level are made from, as far as there are any."""
         start = _times(derived_box.start_zyx, self.factor_zyx)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ndcass import morton
 from ndcass.concurrency import CPU_CORES
-from ndcass.derivation import Derivation
+from ndcass.derivation import Derivation, shares
 from ndcass.downsample import Rule, downsample
 from ndcass.errors import CorruptValue
 from ndcass.geometry import Box
@@ -64,6 +65,40 @@ def test_no_block_of_voxels_lies_in_two_cuboids(
         for part in plan_parts(stage.source_box(box), stage.source.cuboid_zyx):
             for axis, factor in zip(part.target, stage.factor_zyx, strict=True):
                 assert axis.start % factor == 0
+
+
+@given(
+    sizes=st.tuples(*[st.integers(1, 3000)] * 3),
+    zvoxelres=st.sampled_from([0.1, 0.4, 1.0, 3.0, 10.0]),
+    isotropic=st.booleans(),
+    data=st.data(),
+)
+def test_a_cuboid_is_made_from_what_the_plan_of_its_sources_says(
+    sizes: tuple[int, int, int], zvoxelres: float, isotropic: bool, data: st.DataObject
+) -> None:
+    """Also where it is not planned, since it is like others."""
+    x, y, z = sizes
+    dataset = Dataset(
+        "d", x, y, z, user=1, scalinglevels=5, zvoxelres=zvoxelres, scalingoption=int(isotropic)
+    )
+    stage = data.draw(st.sampled_from(stages(dataset.geometry, 0)))
+    last = (
+        (size - 1) // cuboid
+        for size, cuboid in zip(stage.size_zyx, stage.level.cuboid_zyx, strict=True)
+    )
+    grid = tuple(data.draw(st.integers(0, max(0, most))) for most in last)
+    box = stage.cuboid_box(morton.encode((grid[0], grid[1], grid[2])))
+    if box is None:
+        return
+    found = list(shares(stage, box))
+    parts = plan_parts(stage.source_box(box), stage.source.cuboid_zyx)
+    assert [share.morton for share in found] == [part.morton for part in parts]
+    assert [share.source for share in found] == [part.source for part in parts]
+    for share, part in zip(found, parts, strict=True):
+        for target, whole_target, factor in zip(
+            share.target, part.target, stage.factor_zyx, strict=True
+        ):
+            assert target == slice(whole_target.start // factor, -(-whole_target.stop // factor))
 
 
 async def test_voxels_beyond_the_end_of_an_odd_level_count_as_zeros() -> None:
