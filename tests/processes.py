@@ -69,8 +69,12 @@ _DOOMED = textwrap.dedent(
     """
 )
 
+# Kills a group of processes when its input ends without a word: who would have said it is dead.
+_GUARD = "import os, signal, sys; sys.stdin.read() or os.killpg(int(sys.argv[1]), signal.SIGKILL)"
+
 KEY = "0123456789abcdef0123456789abcdef01234567"
 START_TIMEOUT_S = 60.0
+GUARD_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 100.0
 # Below those that the system gives to outgoing connections: who starts again wants its port back.
 PORTS = (15_000, 32_000)
@@ -156,9 +160,10 @@ def gateway(
 ) -> Iterator[Gateway]:
     """Start ``ndcass serve`` on a folder, by default on a free port, and end it.
 
-    What it prints goes to the file `output`; a pipe would be full one day and stop it. A gateway of
-    one worker whose clock is wrong has a file `clock_shift`, see `shift_clock`; one that `dies_at`
-    ``module:function:before:3`` is killed at the third call of a coroutine function, or ``behind``.
+    It does not outlive this process, however that ends. What it prints goes to the file `output`; a
+    pipe would be full one day and stop it. A gateway of one worker whose clock is wrong has a file
+    `clock_shift`, see `shift_clock`; one that `dies_at` ``module:function:before:3`` is killed at
+    the third call of a coroutine function, or ``behind``.
     """
     port = port or free_port()
     launcher = ["-m", "ndcass.cli.main"]
@@ -182,11 +187,30 @@ def gateway(
             start_new_session=True,
         )
     running = Gateway(f"http://127.0.0.1:{port}", process, folder, output)
+    with guarded_group(process):
+        try:
+            _wait_until_ready(running.url, process)
+            yield running
+        finally:
+            running.stop()
+
+
+@contextlib.contextmanager
+def guarded_group(leader: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """When this process dies within the block, another and all of its group are killed.
+
+    Nothing else would tell them: a signal to end takes this process away as it stands.
+    """
+    guard = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _GUARD, str(leader.pid)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # the group may have ended before
+        start_new_session=True,  # an interrupt from the keyboard is not for it
+    )
     try:
-        _wait_until_ready(running.url, process)
-        yield running
+        yield
     finally:
-        running.stop()
+        guard.communicate(b"ended", timeout=GUARD_TIMEOUT_S)
 
 
 def shift_clock(file: Path, shift_ms: int) -> None:

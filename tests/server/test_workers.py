@@ -21,6 +21,7 @@ import requests
 
 from ndcass.server import workers
 from ndcass.server.workers import Supervisor, WorkersFailed
+from tests.processes import guarded_group
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 SPAWN = multiprocessing.get_context("spawn")
@@ -67,20 +68,23 @@ def gateway(folder: Path, *, workers: int) -> Iterator[Gateway]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        command(folder, port, workers=workers), env={**os.environ, "NDCASS_ADMIN_TOKEN": KEY}
+        command(folder, port, workers=workers),
+        env={**os.environ, "NDCASS_ADMIN_TOKEN": KEY},
+        start_new_session=True,
     )
     running = Gateway(process, port)
-    try:
-        until(running.is_ready, within_s=60)
-        yield running
-    finally:
-        if process.poll() is None:
-            process.terminate()
+    with guarded_group(process):
         try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(30)
+            until(running.is_ready, within_s=60)
+            yield running
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(30)
 
 
 def worker_pids(running: Gateway) -> set[int]:
