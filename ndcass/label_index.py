@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ndcass.concurrency import run_cpu
+from ndcass.concurrency import run_cpu, run_shares
 from ndcass.errors import TooLarge
 from ndcass.label_values import Labels, unique_labels
 from ndcass.merge import WriteOp
@@ -23,6 +23,8 @@ _TAKING_AWAY = frozenset({WriteOp.REDUCE, WriteOp.ERASE})
 MOST_ENTRIES = 4 << 20
 # Entries that are appended in one go: a transaction of a tenth of a second.
 APPENDED_AT_ONCE = 50_000
+# Voxels that are worth a thread of their own.
+SHARE_BYTES = 2 << 20
 # Less than this is looked through on the event loop.
 INLINE_BYTES = 64 << 10
 INLINE_ENTRIES = 2000
@@ -46,8 +48,13 @@ class IndexEntries:
         self._entries = 0
         self._appended_s = 0.0
 
-    async def note(self, writes: Sequence[CuboidWrite]) -> None:
+    async def note(self, writes: Sequence[CuboidWrite]) -> list[CuboidWrite]:
         """Take the labels of some writes to an annotation channel.
+
+        Returns
+        -------
+        list of CuboidWrite
+            The same for the store, with contiguous voxels: both go over them several times.
 
         Raises
         ------
@@ -55,7 +62,15 @@ class IndexEntries:
             If the write has too many labels.
         """
         size = sum(write.voxels.nbytes for write in writes)
-        noted = _noted(writes) if size <= INLINE_BYTES else await run_cpu(_noted, writes)
+        if size <= INLINE_BYTES:
+            shares = [_noted(writes)]
+        else:
+            shares = await run_shares(_noted, writes, size_bytes=size, share_bytes=SHARE_BYTES)
+        for _, noted in shares:
+            self._take(noted)
+        return [write for share, _ in shares for write in share]
+
+    def _take(self, noted: Sequence[Noted]) -> None:
         self._entries += sum(len(one.labels) for one in noted)
         if self._entries > MOST_ENTRIES:
             raise TooLarge(
@@ -81,13 +96,18 @@ class IndexEntries:
             await self.append()
 
 
-def _noted(writes: Sequence[CuboidWrite]) -> list[Noted]:
-    found = (
-        Noted(write.address, unique_labels(write.voxels))
-        for write in writes
-        if write.address.pyramid == PLAIN and write.op not in _TAKING_AWAY
-    )
-    return [one for one in found if len(one.labels)]
+def _noted(writes: Sequence[CuboidWrite]) -> tuple[list[CuboidWrite], list[Noted]]:
+    """The writes with contiguous voxels, and their labels."""
+    contiguous: list[CuboidWrite] = []
+    noted: list[Noted] = []
+    for write in writes:
+        if write.address.pyramid == PLAIN and write.op not in _TAKING_AWAY:
+            write = write.in_one_piece()
+            labels = unique_labels(write.voxels)
+            if len(labels):
+                noted.append(Noted(write.address, labels))
+        contiguous.append(write)
+    return contiguous, noted
 
 
 def _by_level(noted: Sequence[Noted]) -> dict[tuple[int, int, int], list[Noted]]:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ndcass.concurrency import OneBehind, both, run_cpu
+from ndcass.concurrency import OneBehind, run_cpu
 from ndcass.errors import BadBody, NotFound, ReadOnly
 from ndcass.geometry import Box, Zyx
 from ndcass.label_index import IndexEntries
@@ -69,13 +69,20 @@ class CutoutWriter:
                 await check_unlocked(self._stores, slab.place.channel)
             writes += self._writes(slab, voxels, self._op if op is None else op)
         for group in _groups(writes):
-            labelled = [write for write in group if self._is_labelled(write)]
-            if labelled:
-                await both(self._batch.add(group), self._entries.note(labelled))
-            else:
-                await self._batch.add(group)
+            await self._batch.add(await self._noted(group))
         self._usage.cuboids_written += len(writes)
         self._usage.codec_s += time.perf_counter() - began
+
+    async def _noted(self, group: Sequence[CuboidWrite]) -> Sequence[CuboidWrite]:
+        """The writes of a group, once the index has the labels of those that have any."""
+        labelled = [write for write in group if self._is_labelled(write)]
+        if not labelled:
+            return group
+        noted = await self._entries.note(labelled)
+        if len(labelled) == len(group):
+            return noted
+        others = iter(noted)  # a write may have channels of both kinds
+        return [next(others) if self._is_labelled(write) else write for write in group]
 
     def _is_labelled(self, write: CuboidWrite) -> bool:
         return self._channels[write.address.channel_id].is_annotation

@@ -406,9 +406,9 @@ async def _add(
     work: _Work, writes: Sequence[CuboidWrite], batch: CuboidBatch, entries: IndexEntries
 ) -> None:
     """Take cuboids for the store, and their labels for the index, at every level."""
-    await batch.add(writes)
     if work.channel.is_annotation:
-        await entries.note(writes)
+        writes = await entries.note(writes)
+    await batch.add(writes)
 
 
 def _in_step(work: _Work, stage: Stage, source_bytes: int) -> int:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
+import numpy as np
 import numpy.typing as npt
 
 from ndcass.concurrency import Bell
@@ -111,6 +112,16 @@ class CuboidWrite:
         return type(self)(
             self.address, self.op, self.cuboid_zyx, corner, voxels, self.keeps_exceptions
         )
+
+    def in_one_piece(self) -> Self:
+        """The same write with contiguous voxels, copied if they are not.
+
+        What is done with them (which labels, any zero, do they compress, checksums) goes over them
+        several times, and is several times as fast over memory that lies together.
+        """
+        if self.voxels.flags.c_contiguous:
+            return self
+        return self.with_voxels(np.ascontiguousarray(self.voxels))
 
 
 StoredCuboid = tuple[CuboidAddress, Sequence[CuboidRow]]

@@ -1,6 +1,7 @@
 """Writes on the in-memory store: bodies in any pieces, and what is refused."""
 
 import asyncio
+import dataclasses
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from ndcass.errors import BadBody, NotFound, ReadOnly
 from ndcass.geometry import Box
-from ndcass.place import Place
+from ndcass.place import Place, Slab
 from ndcass.store.base import Stores
 from ndcass.writer import BodyWriter, cutout_writer, write_box
 from tests.volumes import boxes, random_voxels, read, stores_with_channel
@@ -50,6 +51,29 @@ async def post(stores: Stores, place: Place, box: Box, body: bytes) -> None:
         await into.feed(body)
         await into.finish()
         await writer.commit()
+
+
+async def test_labels_and_images_go_together_and_only_labels_into_the_index() -> None:
+    stores, image = await stores_with_channel(channel_datatype="uint32")
+    labels = Place(
+        await stores.catalog.create_channel(
+            dataclasses.replace(
+                image.channel, id=0, channel_name="labels", channel_type="annotation"
+            )
+        ),
+        image.level,
+    )
+    box = Box((0, 0, 0), (20, 40, 50))
+    some, others = (random_voxels(box.shape_zyx, "<u4") for _ in range(2))
+    some[...], others[...] = some % 7, others % 7 + 7
+    async with cutout_writer(stores) as writer:
+        for voxels in (some, others):  # the later of two writes to a voxel counts
+            slabs = [(Slab(place, 0, box), voxels) for place in (image, labels, image)]
+            await writer.write_slabs(slabs)
+        await writer.commit()
+    for place, listed in ((image, set()), (labels, set(range(1, 14)))):
+        assert np.array_equal(await read(stores, place, box), others)
+        assert await stores.labels.listed(place.channel.id, 0, list(range(14))) == listed
 
 
 async def test_a_short_body_changes_nothing() -> None:

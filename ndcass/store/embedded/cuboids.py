@@ -60,7 +60,6 @@ from ndcass.store.embedded.entries import (
     base_identity,
     changes_nothing,
     count_location,
-    in_one_piece,
     is_independent,
     paints,
     prepare_entry,
@@ -356,7 +355,8 @@ class EmbeddedCuboids:
         for posted in writes:
             if changes_nothing(posted):
                 continue
-            write = in_one_piece(posted)
+            is_whole = posted.voxels.shape == posted.cuboid_zyx
+            write = posted.in_one_piece() if is_whole else posted
             expected = current[write.address]
             independent = is_independent(write)
             payload = self._merged_payload(write, expected, commit.write_id, independent)

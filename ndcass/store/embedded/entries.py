@@ -136,17 +136,6 @@ def changes_nothing(write: CuboidWrite) -> bool:
     return write.op != WriteOp.REPLACE and is_blank(write.voxels)
 
 
-def in_one_piece(write: CuboidWrite) -> CuboidWrite:
-    """A write whose voxels, if they are a whole cuboid, are contiguous.
-
-    What comes next (is there a zero? does it compress? checksums) goes over them several times, and
-    is several times as fast over memory that lies together and was just copied.
-    """
-    if write.voxels.shape != write.cuboid_zyx or write.voxels.flags.c_contiguous:
-        return write
-    return write.with_voxels(np.ascontiguousarray(write.voxels))
-
-
 def is_independent(write: CuboidWrite) -> bool:
     """Whether the cuboid after a write is the same whatever was there before."""
     if write.voxels.shape != write.cuboid_zyx:
