@@ -12,7 +12,7 @@ from aiohttp import web
 
 from ndcass.concurrency import run_cpu
 from ndcass.errors import StoreError
-from ndcass.jobs import handlers
+from ndcass.jobs import handlers, lanes
 from ndcass.jobs.refreshing import refresh_stale
 from ndcass.jobs.runner import run_jobs
 from ndcass.server import metrics as names
@@ -28,7 +28,7 @@ from ndcass.server.app_keys import (
 )
 from ndcass.server.metrics import write_snapshot
 from ndcass.server.traffic import Turns
-from ndcass.store.base import REFRESH_JOB, Stores
+from ndcass.store.base import Stores
 from ndcass.unfinished import settle_all
 
 log = logging.getLogger("ndcass.server")
@@ -67,13 +67,9 @@ async def _work(app: web.Application, stop: asyncio.Event) -> None:
     stores = app[STORES]
     owner = f"{socket.gethostname()}-{os.getpid()}-{metrics.worker}"
     async with asyncio.TaskGroup() as group:
-        known = handlers(Turns(app[TRAFFIC]))
-        # What an edit made old does not wait for a job that takes hours.
-        quick = {kind: handler for kind, handler in known.items() if kind == REFRESH_JOB}
-        slow = {kind: handler for kind, handler in known.items() if kind not in quick}
-        for name, kinds in (("quick", quick), ("slow", slow)):
+        for lane, known in lanes(handlers(Turns(app[TRAFFIC]))).items():
             jobs = partial(
-                run_jobs, stores, kinds, owner=f"{owner}-{name}", stop=stop, poll_s=JOB_POLL_S
+                run_jobs, stores, known, owner=f"{owner}-{lane}", stop=stop, poll_s=JOB_POLL_S
             )
             group.create_task(_again_and_again(jobs, stop))
         group.create_task(_again_and_again(lambda: refresh_stale(stores, stop), stop))

@@ -1,6 +1,7 @@
 """Background work: units along the curve, leases and progress.
 
-`handlers` is what a worker of this version can do; `runner.run_jobs` claims and does it.
+`handlers` is what a worker of this version can do, `lanes` what of it waits for what;
+`runner.run_jobs` claims and does it.
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,18 @@ def handlers(turn: Turn = at_once) -> Mapping[str, Handler]:
         PROPAGATE_JOB: partial(propagate_channel, turn=turn),
         REFRESH_JOB: partial(refresh_channel, turn=turn),
     }
+
+
+# What an edit made old waits for nothing else, and nothing else waits for a pyramid of hours.
+_LANES = {REFRESH_JOB: "refresh", PROPAGATE_JOB: "pyramid"}
+
+
+def lanes(known: Mapping[str, Handler]) -> Mapping[str, Mapping[str, Handler]]:
+    """Handlers by the lane that a worker has for them; in a lane they take turns."""
+    found: dict[str, dict[str, Handler]] = {}
+    for kind, handler in known.items():
+        found.setdefault(_LANES.get(kind, "other"), {})[kind] = handler
+    return found
 
 
 HANDLERS: Mapping[str, Handler] = handlers()

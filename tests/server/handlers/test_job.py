@@ -1,9 +1,15 @@
 """Background work over HTTP."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
+from ndcass.jobs.index import INDEX_JOB
+from ndcass.propagation import PROPAGATE_JOB
 from ndcass.store.base import Job
-from tests.server.running import Running
+from ndcass.store.embedded import open_embedded
+from tests.server.running import Running, running
 
 
 @pytest.fixture
@@ -43,6 +49,30 @@ async def test_strangers_are_told_nothing(app: Running, job: Job) -> None:
         answer = await app.get(path)
         assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Token")
     assert await app.status("/jobs/nothing/", user="ann") == 404
+
+
+async def test_a_pyramid_of_hours_holds_up_no_other_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    async def for_hours(*_: object, **__: object) -> None:
+        begun.set()
+        await stopped.wait()
+
+    monkeypatch.setattr("ndcass.jobs.propagate_channel", for_hours)
+    stores = await open_embedded(tmp_path / "data")
+    async with running(stores) as app, asyncio.timeout(20):  # with one worker
+        await app.make_volume("vol")
+        channel = await app.stores.catalog.channel("vol", "lab")
+        jobs = app.stores.jobs
+        await jobs.submit(PROPAGATE_JOB, channel.id, {})
+        await begun.wait()
+        other = await jobs.submit(INDEX_JOB, channel.id, {})
+        while (await jobs.job(other.id)).state != "SUCCESS":
+            await asyncio.sleep(0.05)
+        stopped.set()
+    await stores.close()
 
 
 async def test_a_job_is_cancelled_once(app: Running, job: Job) -> None:
