@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.clients import Client, serve_ndcass
-from bench.end_to_end import Result, report
+from bench.end_to_end import Result, report, touch_memory
 from ndcass.concurrency import keep_heap
 from ndcass.downsample import Rule, downsample
 from ndcass.geometry import Box
@@ -198,6 +198,7 @@ async def _building(
     in_ram: Callable[[Voxels], Voxels],
 ) -> tuple[list[float], list[float]]:
     ratios, rates = [], []
+    touch_memory((rounds + 2) * base.nbytes)
     async with opened() as stores:
         channel, _ = await filled(
             stores,

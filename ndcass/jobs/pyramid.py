@@ -14,7 +14,6 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import (
     AsyncGenerator,
     Callable,
@@ -28,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from ndcass.concurrency import CPU_CORES, OneBehind, bounded_map, run_cpu
+from ndcass.concurrency import OneBehind, run_cpu
 from ndcass.derivation import Derivation
 from ndcass.downsample import Rule
 from ndcass.errors import CorruptValue, NotFound
@@ -58,15 +57,16 @@ from ndcass.store.derived import children_of, derived_from, pyramid_of, sources_
 log = logging.getLogger(__name__)
 
 # Cuboids that are made visible together: a commit takes a sync of the disk.
-UNIT_CUBOIDS = 64
+UNIT_CUBOIDS = 128
 # Cuboids of all levels that are rebuilt in one batch take so many bytes, or are so few.
 TOGETHER_BYTES = 32 << 20
 LEAST_TOGETHER = 8
 # Source voxels of a step, between which readers get their turn: of what keeps a core busy for a
 # millisecond or two while there are any, else of what makes the changes of thread cost little
-# (`python -m bench.pyramid`: with short steps a level takes half as long again).
+# (`python -m bench.pyramid`). Reading, halving and storing a long step each take all cores; two
+# steps at a time were slower, and by more than steps of a quarter of this.
 SHORT_STEP_BYTES = 2 << 20
-STEP_BYTES = 8 << 20
+STEP_BYTES = 32 << 20
 # A note of progress is a transaction; more often nobody looks.
 NOTE_EVERY_S = 1.0
 # Then a refresh leaves the rest to another job, so that other channels have their turn. A job costs
@@ -388,18 +388,13 @@ async def _make(
 ) -> None:
     """Make the cuboids of a unit, step by step."""
     how = Derivation(work.channel, stage, work.rule)
-    todo = deque(addresses)
-
-    async def steps(_: int) -> None:
-        while todo:
-            async with work.turn() as is_alone:
-                count = _in_step(work, stage, STEP_BYTES if is_alone else SHORT_STEP_BYTES)
-                step = [todo.popleft() for _ in range(min(count, len(todo)))]
-                if step:
-                    writes = await how.writes(work.stores.cuboids, step)
-                    await _add(work, writes, batch, entries)
-
-    await bounded_map(steps, range(CPU_CORES), limit=CPU_CORES)
+    done = 0
+    while done < len(addresses):
+        async with work.turn() as is_alone:
+            count = _in_step(work, stage, STEP_BYTES if is_alone else SHORT_STEP_BYTES)
+            writes = await how.writes(work.stores.cuboids, addresses[done : done + count])
+            await _add(work, writes, batch, entries)
+        done += count
 
 
 async def _add(
