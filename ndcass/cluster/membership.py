@@ -224,6 +224,11 @@ def _repair_survivors(site: Site, node: Node, replicas: Mapping[str, Mapping[str
         # Of two copies both had what was acknowledged.
         if node in holders and _copies_in_tier(site, node, replicas[keyspace]) > 2:
             survivors = [holder for holder in holders if holder != node]
+            tier = site.cluster.tier_of(node)
+            neighbours = [survivor for survivor in survivors if survivor in tier.nodes]
+            if replicas[keyspace].get(tier.name, 0) > len(neighbours):
+                # Each of these has everything: the second would do once more what the first did.
+                survivors = neighbours[:1]
             maintenance.repair_survivors(site, survivors, keyspace)
 
 

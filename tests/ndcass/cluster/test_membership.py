@@ -112,18 +112,33 @@ def replace_one_that_ends(cluster: Cluster, folder: Path, *, repair_before: bool
     return [call for call in calls_in(folder) if "repair" in call]
 
 
-def test_all_ranges_of_the_others_are_repaired_first(
+def test_all_ranges_of_the_others_are_repaired_first_by_one_that_has_them_all(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keyspaces(monkeypatch, {"k": {"local": 3}, "both": {"local": 2}, "far": {"moon": 3}})
 
     repairs = replace_one_that_ends(cluster, tmp_path, repair_before=True)
 
-    ports = [node.jmx_port for node in cluster.nodes[1:]]
     assert [call for call in repairs if call.endswith(" k")] == [
-        f"{port} repair --full --force k" for port in ports
+        f"{cluster.nodes[1].jmx_port} repair --full --force k"
     ]
     assert not [call for call in repairs if call.endswith(" both")], "both had what is acknowledged"
+
+
+def test_where_nobody_has_all_ranges_each_of_the_others_repairs_its_own_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiers = {"local": {"role": "archive", "nodes": [f"127.0.6.{n}" for n in range(1, 5)]}}
+    cluster = local_cluster(
+        tmp_path / "base", keyspaces={}, tiers=tiers, ports={"jmx": free_port()}
+    )
+    keyspaces(monkeypatch, {"k": {"local": 3}})
+
+    with prepared(cluster, tmp_path, cluster.nodes[1:]):
+        repairs = replace_one_that_ends(cluster, tmp_path, repair_before=True)
+
+    ports = [node.jmx_port for node in cluster.nodes[1:]]
+    assert repairs == [f"{port} repair --full --force k" for port in ports]
 
 
 def test_repair_is_left_out_where_that_is_asked_for(
