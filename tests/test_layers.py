@@ -39,6 +39,8 @@ LAYERS = {
     "ndcass/ramon_text.py": 2,
     "ndcass/swc.py": 2,
     "ndcass/concurrency.py": 2,
+    "ndcass/shared_calls.py": 2,
+    "ndcass/bell.py": 2,
     "ndcass/label_values.py": 2,
     "ndcass/store/": 3,
     "ndcass/place.py": 4,

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from ndcass.concurrency import Bell
+from ndcass.bell import Bell
 from ndcass.geometry import Zyx
 from ndcass.merge import CuboidRow, WriteOp
 from ndcass.model import Channel, Dataset, Project, Token, TokenView, User

@@ -28,7 +28,7 @@ from typing import NamedTuple, Self
 
 from crc32c import crc32c
 
-from ndcass.concurrency import Aside
+from ndcass.shared_calls import Aside
 from ndcass.store.base import VERSIONS_BYTES
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ndcass.concurrency import Bell
+from ndcass.bell import Bell
 from ndcass.errors import NotFound, StoreError, StoreTimeout, TransactionUnknown
 from ndcass.store.base import DELETE_JOB, KEEP_REFRESHED_S, REFRESH_JOB, Job, JobState
 from ndcass.store.cassandra.driver import Consistency, Row

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ndcass.concurrency import SharedCall
 from ndcass.errors import Conflict, NdcassError, TransactionUnknown
+from ndcass.shared_calls import SharedCall
 from ndcass.store.cassandra.driver import Consistency
 from ndcass.store.cassandra.tables import Tables, pause
 

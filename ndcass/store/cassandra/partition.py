@@ -15,8 +15,8 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from ndcass.concurrency import SharedCall
 from ndcass.errors import StoreError, StoreTimeout, TooLarge, TransactionUnknown
+from ndcass.shared_calls import SharedCall
 from ndcass.store.cassandra.driver import Consistency
 from ndcass.store.cassandra.tables import Entry, Tables, is_key, pause
 from ndcass.store.values import json_text

@@ -16,7 +16,8 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
-from ndcass.concurrency import Bell, bounded_map
+from ndcass.bell import Bell
+from ndcass.concurrency import bounded_map
 from ndcass.store.base import CuboidAddress, StaleMark
 from ndcass.store.cassandra.rows import timestamp_us
 from ndcass.store.cassandra.tables import Entry, Tables, batched

@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ndcass import codec
-from ndcass.concurrency import GroupRunner, run_cpu, run_shares, to_its_end
+from ndcass.concurrency import run_cpu, run_shares, to_its_end
 from ndcass.errors import CorruptValue, NdcassError, StoreError
 from ndcass.geometry import Zyx
 from ndcass.merge import (
@@ -45,6 +45,7 @@ from ndcass.merge import (
     is_blank,
     without_negative_zeros,
 )
+from ndcass.shared_calls import GroupRunner
 from ndcass.store.base import CuboidAddress, CuboidWrite, StaleMark, StoredCuboid
 from ndcass.store.clock import WRITE_ID_BYTES, WriteClock
 from ndcass.store.embedded.entries import (

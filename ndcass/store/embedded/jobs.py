@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ndcass.concurrency import Bell
+from ndcass.bell import Bell
 from ndcass.errors import NotFound
 from ndcass.store.base import DELETE_JOB, KEEP_REFRESHED_S, REFRESH_JOB, Job, JobState
 from ndcass.store.embedded.sqlite import Database

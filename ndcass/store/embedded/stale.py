@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import lmdb
 
-from ndcass.concurrency import Bell, run_cpu
+from ndcass.bell import Bell
+from ndcass.concurrency import run_cpu
 from ndcass.store.base import CuboidAddress, StaleMark
 from ndcass.store.embedded.index import KEY, PAGE, PREFIX, channels_in, index_errors
 

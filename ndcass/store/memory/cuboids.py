@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Self
 
 from ndcass import codec
-from ndcass.concurrency import Bell, run_cpu
+from ndcass.bell import Bell
+from ndcass.concurrency import run_cpu
 from ndcass.errors import CorruptValue
 from ndcass.merge import CuboidRow, WriteOp, is_blank, without_negative_zeros
 from ndcass.store.base import (

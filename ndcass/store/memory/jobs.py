@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ndcass.concurrency import Bell
+from ndcass.bell import Bell
 from ndcass.store.base import (
     DELETE_JOB,
     Job,
