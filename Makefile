@@ -15,7 +15,7 @@ STAMP := $(VENV)/.made
 help:
 	@echo "make run     a server with a demo volume on http://127.0.0.1:$(PORT) (PORT=, DATA=)"
 	@echo "make test    all tests but the slow ones"
-	@echo "make test-slow  tests that break Cassandra nodes for minutes"
+	@echo "make test-slow  tests that operate Cassandra nodes for minutes"
 	@echo "make check   format, lint, types and layers, in seconds"
 	@echo "make fmt     format and fix what can be fixed"
 	@echo "make bench   the benchmarks, one after the other; make bench-cassandra: on three nodes"

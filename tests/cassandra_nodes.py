@@ -32,6 +32,7 @@ from tests.processes import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAP_MIB = 512
+TOKENS_PER_NODE = 4
 # A node needs some 15 s of a core; whoever else uses the machine must not fail a test.
 START_TIMEOUT_S = 600.0
 GUARD_TIMEOUT_S = 60.0
@@ -130,6 +131,7 @@ def cassandra_nodes(
     count: int = 3,
     tiers: Mapping[str, int] | None = None,
     heap_mib: int = HEAP_MIB,
+    tokens_per_node: int = TOKENS_PER_NODE,
     environ: Mapping[str, str] | None = None,
     **sections: Any,
 ) -> Iterator[CassandraNodes]:
@@ -141,6 +143,8 @@ def cassandra_nodes(
         Nodes of the only tier.
     tiers : mapping, optional
         Nodes of each tier by its name, in the place of `count`: the last one is the archive.
+    tokens_per_node : int
+        A node that joins takes the longer the more there are.
     environ : mapping, optional
         Where Java and Cassandra are looked for; by default the environment of the test.
     **sections
@@ -157,7 +161,10 @@ def cassandra_nodes(
     distribution = find_distribution(environ, report=said.append)
     folder = Path(tempfile.mkdtemp(prefix="ndcass-nodes-"))
     cluster = cluster_from(
-        {**_description(folder, tiers or {DATA_CENTRE: count}, heap_mib), **sections}
+        {
+            **_description(folder, tiers or {DATA_CENTRE: count}, heap_mib, tokens_per_node),
+            **sections,
+        }
     )
     site = lifecycle.open_site(
         cluster, distribution, environ, report=said.append, superuser_password=PASSWORD
@@ -183,7 +190,9 @@ def nodes_or_skip(**options: Any) -> Iterator[CassandraNodes]:
         yield nodes
 
 
-def _description(folder: Path, tiers: Mapping[str, int], heap_mib: int) -> dict[str, Any]:
+def _description(
+    folder: Path, tiers: Mapping[str, int], heap_mib: int, tokens_per_node: int
+) -> dict[str, Any]:
     """Nodes at addresses that nobody listens on."""
     addresses = _free_addresses(sum(tiers.values()))
     ports = _free_ports(len(addresses))
@@ -193,7 +202,7 @@ def _description(folder: Path, tiers: Mapping[str, int], heap_mib: int) -> dict[
         "cluster": {
             "name": "ndcass tests",
             "folder": str(folder),
-            "tokens_per_node": 4,
+            "tokens_per_node": tokens_per_node,
             "start_timeout_s": START_TIMEOUT_S,
         },
         "tiers": {

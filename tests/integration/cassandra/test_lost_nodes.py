@@ -14,7 +14,7 @@ from tests.processes import Gateway
 from tests.system import System
 from tests.witness import BOX_ZYX, FREE_BOX_PATH, Evidence, check, create_volume, load
 
-pytestmark = [pytest.mark.cassandra, pytest.mark.slow]
+pytestmark = pytest.mark.cassandra
 
 # What a gateway of these tests waits for the store, and what it may take to say so.
 REQUEST_TIMEOUT_S = 5.0
@@ -80,6 +80,7 @@ def test_kill_9_of_one_node_during_ingest_loses_nothing(system: System, tmp_path
         check(gateway, "killone", evidence)
 
 
+@pytest.mark.slow
 def test_kill_9_of_all_nodes_at_once_loses_nothing(system: System, tmp_path: Path) -> None:
     with system.gateway(conf=system.conf(request_timeout_s=REQUEST_TIMEOUT_S)) as gateway:
         create_volume(gateway, "killall")
@@ -102,13 +103,14 @@ def test_a_node_that_lost_its_disk_is_replaced_and_has_everything_again(
     *others, lost = system.nodes.nodes
     with system.gateway(conf=system.conf(request_timeout_s=REQUEST_TIMEOUT_S)) as gateway:
         create_volume(gateway, "replaced")
-        with load(tmp_path, "replaced", [gateway]) as writers:
+        # All that they write meanwhile is repaired and fetched, on the same two cores.
+        with load(tmp_path, "replaced", [gateway], writers=2, pause_s=1.0) as writers:
             writers.await_writes(20)
             system.nodes.kill(lost)
             system.nodes.wipe(lost)
-            writers.await_writes(20)
+            writers.await_writes(10)
             membership.replace(system.nodes.site, lost.name)  # as an operator does it
-            writers.await_writes(20)
+            writers.await_writes(10)
             evidence = writers.stop()
         assert_right(evidence)
         maintenance.repair(system.nodes.site, keyspace=system.keyspace)
@@ -137,6 +139,7 @@ def _rows(system: System, nodes: Sequence[Node]) -> set[tuple[object, ...]]:
     return system.run(read)
 
 
+@pytest.mark.slow
 def test_a_node_that_hangs_makes_requests_slower_but_none_fails(
     system: System, tmp_path: Path
 ) -> None:
@@ -153,6 +156,7 @@ def test_a_node_that_hangs_makes_requests_slower_but_none_fails(
         check(gateway, "hangs", evidence)
 
 
+@pytest.mark.slow
 def test_a_rolling_restart_fails_no_request(system: System, tmp_path: Path) -> None:
     with system.gateway() as gateway:
         create_volume(gateway, "rolling")
@@ -165,6 +169,7 @@ def test_a_rolling_restart_fails_no_request(system: System, tmp_path: Path) -> N
         check(gateway, "rolling", evidence)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("away", [2, 3])
 def test_without_a_quorum_of_nodes_all_is_refused_until_they_are_back(
     system: System, tmp_path: Path, away: int
