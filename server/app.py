@@ -250,14 +250,21 @@ async def _serve_until_stopped(
 
 
 async def _let_requests_end(app: web.Application) -> None:
-    """Wait for what is under way. aiohttp's own wait would drop the rest of a body being sent."""
+    """Wait for what is under way: aiohttp's own wait would drop the rest of a body being sent.
+
+    What takes longer is cancelled: it may wait for a client that neither sends nor takes anything.
+    """
     app[STOPPING].set()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(app[SETTINGS].server.shutdown_grace_s):
+    grace_s = app[SETTINGS].server.shutdown_grace_s
+    try:
+        async with asyncio.timeout(grace_s):
             # A request of a client that was let in last may not have begun yet.
             await asyncio.sleep(END_CHECK_S)
             while app[METRICS].in_flight_requests:  # noqa: ASYNC110 - once, at the end of the process
                 await asyncio.sleep(END_CHECK_S)
+    except TimeoutError:
+        log.warning("requests that did not end within %g s are cancelled", grace_s)
+        app[DEADLINES].cancel()
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ that than the kernel and the disk for a large one. Here each byte is copied once
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable, Iterator
 from typing import Protocol
 
 from aiohttp import web
@@ -19,6 +19,8 @@ from ndcass.server.protocol import Connection
 # A body below this takes less time than to step aside for it.
 LEAST_BYTES = 1 << 20
 _NOWHERE = memoryview(bytearray(0))
+# Where the rest of bodies goes that nobody wants any more; all of them may write there.
+_ANYWHERE = memoryview(bytearray(256 << 10))
 
 
 class Sink(Protocol):
@@ -38,18 +40,24 @@ class Intake(asyncio.BufferedProtocol):
     """Receives the bytes of one connection while a body comes; see `past_aiohttp`."""
 
     def __init__(
-        self, connection: Connection, progress: Progress, *, wait_s: float, silent: str
+        self, request: web.Request, left: int, progress: Progress, *, wait_s: float, silent: str
     ) -> None:
-        assert connection.transport is not None
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        if connection.transport is None:
+            raise _too_early()
         self._connection = connection
         self._transport = connection.transport
+        self._content = request.content
+        self._left = left
+        self._unwanted = False
         self._progress = progress
         self._wait_s = wait_s
         self._silent = silent
         self._into = _NOWHERE
         self._full: asyncio.Future[None] | None = None
         self._ended = False
-        self.received = 0
+        connection.step_aside(self)
 
     async def fill(self, into: memoryview) -> None:
         """Wait until `into` is full of what came.
@@ -78,13 +86,31 @@ class Intake(asyncio.BufferedProtocol):
             self._into = _NOWHERE
             self._transport.pause_reading()
 
+    def leave(self) -> None:
+        """Give the connection back at the end of the body; what is left of it is thrown away.
+
+        If that does not come, aiohttp closes the connection after a while, as with any body that
+        nobody reads.
+        """
+        self._unwanted = True
+        if not self._left:
+            self._connection.step_back(self._content)
+        elif not self._ended:
+            self._transport.resume_reading()
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """As asyncio asks."""
-        return self._into
+        return _ANYWHERE[: self._left] if self._unwanted else self._into
 
     def buffer_updated(self, nbytes: int) -> None:
         """As asyncio asks."""
-        self.received += nbytes
+        self._left -= nbytes
+        if self._unwanted:
+            if not self._left:
+                self._transport.pause_reading()
+                self._connection.step_back(self._content)
+            return
+        self._content.total_bytes += nbytes
         self._into = self._into[nbytes:]
         self._progress.waits(self._wait_s, self._silent)
         if not self._into:
@@ -116,26 +142,24 @@ class Intake(asyncio.BufferedProtocol):
             self._full.set_exception(_too_early())
 
 
-@contextlib.asynccontextmanager
-async def past_aiohttp(
+@contextlib.contextmanager
+def past_aiohttp(
     request: web.Request, left: int, progress: Progress, *, wait_s: float, silent: str
-) -> AsyncIterator[Intake]:
+) -> Iterator[Intake]:
     """The last `left` bytes of a body, which has been read up to there, as an `Intake`.
 
-    Afterwards aiohttp goes on with the next request; if not all of it was received, it deals with
-    the rest of the body as with any that nobody wanted.
+    Afterwards aiohttp goes on with the next request, once all of the body has come.
+
+    Raises
+    ------
+    BadBody
+        If the connection ends before the body does.
     """
-    connection = request.protocol
-    assert isinstance(connection, Connection)
-    if connection.transport is None:
-        raise _too_early()
-    intake = Intake(connection, progress, wait_s=wait_s, silent=silent)
-    connection.step_aside(intake)
+    intake = Intake(request, left, progress, wait_s=wait_s, silent=silent)
     try:
         yield intake
     finally:
-        received = intake.received
-        connection.step_back(request.content, received, whole=received == left)
+        intake.leave()
 
 
 def is_worth_it(request: web.Request, size: int) -> bool:

@@ -84,6 +84,12 @@ class Deadlines:
         """Watch no longer."""
         self._running.discard(progress)
 
+    def cancel(self) -> None:
+        """Cancel all requests: the process ends."""
+        for progress in list(self._running):
+            if progress.task is not None:
+                progress.task.cancel()
+
     @property
     def check_s(self) -> float:
         """How often `check` is to be called."""

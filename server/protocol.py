@@ -16,8 +16,6 @@ from aiohttp.http_exceptions import LineTooLong
 
 SERVER = "ndcass"
 _NO_HTTP = "this is no HTTP request that the server understands"
-# Stands for what the parser did not see of a body that nobody wants any more.
-_SKIPPED = bytes(64 << 10)
 _TOO_LONG = "the request line or a header is too long"
 
 
@@ -47,32 +45,25 @@ class Connection(web.RequestHandler):
         self.transport.pause_reading()
         self.transport.set_protocol(receiver)
 
-    def step_back(self, content: StreamReader, received: int, *, whole: bool) -> None:
-        """Receive again, after `received` bytes of a body went past: `whole` if it ended so."""
+    def step_back(self, content: StreamReader) -> None:
+        """Receive again, behind the end of a body that somebody else received."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
+        # The parser of before still waits for this body.
+        self._parser = HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=self._max_msg_queue_size,
+        )
         transport.set_protocol(self)
-        if whole:
-            content.total_bytes += received
-            # The one before still waits for this body.
-            self._parser = HttpRequestParser(
-                self,
-                self._loop,
-                self._read_bufsize,
-                max_line_size=self.max_line_size,
-                max_field_size=self.max_field_size,
-                max_headers=self.max_headers,
-                payload_exception=web.RequestPayloadError,
-                auto_decompress=False,
-                max_msg_queue_size=self._max_msg_queue_size,
-            )
-            content.feed_eof()
-        else:
-            # The request failed and the client may send on: aiohttp sees to that, if it counts on.
-            for at in range(0, received, len(_SKIPPED)):
-                self.data_received(_SKIPPED[: received - at])
-                content.read_nowait()
+        content.feed_eof()
         transport.resume_reading()
 
     def handle_error(

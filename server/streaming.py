@@ -165,7 +165,7 @@ async def receive_plain(request: web.Request, size: int, sink: Sink) -> None:
         return
     silent = f"nothing of the body came for {wait_s:g} s"
     progress = exchange_of(request).progress
-    async with past_aiohttp(request, left, progress, wait_s=wait_s, silent=silent) as intake:
+    with past_aiohttp(request, left, progress, wait_s=wait_s, silent=silent) as intake:
         while left:
             room = sink.room()[:left]
             await intake.fill(room)

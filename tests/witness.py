@@ -39,7 +39,7 @@ REQUEST_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 90.0
 # A writer that nobody stops ends by itself.
-LONGEST_S = 300.0
+LONGEST_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class Gateway:
 
     def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
         self.process = process
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
@@ -62,13 +63,13 @@ def command(folder: Path, port: int, *, workers: int = 1) -> list[str]:
 
 
 @contextmanager
-def gateway(folder: Path, *, workers: int) -> Iterator[Gateway]:
+def gateway(folder: Path, *, workers: int, conf: Path | None = None) -> Iterator[Gateway]:
     """Start ``ndcass serve`` and end it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        command(folder, port, workers=workers),
+        [*command(folder, port, workers=workers), *(["--conf", str(conf)] if conf else [])],
         env={**os.environ, "NDCASS_ADMIN_TOKEN": KEY},
         start_new_session=True,
     )
@@ -212,9 +213,9 @@ def test_both_workers_answer(tmp_path: Path) -> None:
         assert seen == {"0", "1"}
 
 
-def make_channel(running: Gateway) -> None:
-    """Token `t` with a channel `c` of 128 x 128 x 16 voxels."""
-    sizes = {"ximagesize": 128, "yimagesize": 128, "zimagesize": 16}
+def make_channel(running: Gateway, side: int = 128) -> None:
+    """Token `t` with a channel `c` of `side` x `side` x 16 voxels."""
+    sizes = {"ximagesize": side, "yimagesize": side, "zimagesize": 16}
     channel = {"channel_name": "c", "channel_type": "image", "channel_datatype": "uint8"}
     for path, body in (
         ("dataset/d/", {"dataset_name": "d", **sizes}),
@@ -230,13 +231,13 @@ def make_channel(running: Gateway) -> None:
 def test_stop_lets_a_request_end(tmp_path: Path, count: int, number: int) -> None:
     with gateway(tmp_path / "data", workers=count) as running:
         make_channel(running)
-        going_on = threading.Event()
+        going_on, told = threading.Event(), threading.Event()
         answers = []
 
         def body() -> Iterator[bytes]:
             yield bytes(128 * 128 * 8)
             going_on.set()
-            time.sleep(1.5)
+            assert told.wait(20)
             yield bytes([1]) * (128 * 128 * 8)
 
         def post() -> None:
@@ -247,10 +248,39 @@ def test_stop_lets_a_request_end(tmp_path: Path, count: int, number: int) -> Non
         thread = threading.Thread(target=post)
         thread.start()
         assert going_on.wait(20)
+        # Two: this one and the one that asks. What no worker has let in yet goes with the socket.
+        until(lambda: metric(running, "ndcass_in_flight_requests") > 1)
         running.process.send_signal(number)
+        time.sleep(0.5)
+        told.set()
         thread.join(30)
         assert [answer.text for answer in answers] == ["Success"]
         assert running.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("size_bytes", [128 * 128 * 16, 1024 * 1024 * 16], ids=["small", "large"])
+def test_a_client_that_sends_no_more_does_not_hold_up_the_end(
+    tmp_path: Path, count: int, size_bytes: int
+) -> None:
+    """A worker that is killed would not have let go of its segments."""
+    conf = tmp_path / "gateway.yaml"
+    conf.write_text("server: {shutdown_grace_s: 0.5}")
+    side = {128 * 128 * 16: 128, 1024 * 1024 * 16: 1024}[size_bytes]
+    with gateway(tmp_path / "data", workers=count, conf=conf) as running:
+        make_channel(running, side)
+        with socket.create_connection(("127.0.0.1", running.port)) as client:
+            head = (
+                f"POST /nd/sd/t/c/raw/0/0,{side}/0,{side}/0,16/ HTTP/1.1\r\nHost: x\r\n"
+                f"Authorization: Token {KEY}\r\nX-Volume-Dtype: |u1\r\n"
+                f"Content-Length: {size_bytes}\r\n\r\n"
+            )
+            client.sendall(head.encode() + bytes(size_bytes // 2))
+            until(lambda: metric(running, "ndcass_in_flight_requests") > 1)
+            began_s = time.monotonic()
+            running.process.send_signal(signal.SIGTERM)
+            assert running.process.wait(30) == 0
+            assert time.monotonic() - began_s < workers.KILL_AFTER_S
 
 
 def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:
