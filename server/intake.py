@@ -162,7 +162,7 @@ def past_aiohttp(
         intake.leave()
 
 
-def is_worth_it(request: web.Request, size: int) -> bool:
+def goes_past_aiohttp(request: web.Request, size: int) -> bool:
     """Whether a body, of `size` bytes if it is right, is one for `past_aiohttp`."""
     return request.content_length == size >= LEAST_BYTES and isinstance(
         request.protocol, Connection

@@ -93,6 +93,12 @@ class Body:
         return memoryview(buffer)
 
 
+def _patience(request: web.Request) -> tuple[float, str]:
+    """For how long a client may send nothing, and what is said of one that does."""
+    wait_s = request.app[SETTINGS].server.receive_timeout_s
+    return wait_s, f"nothing of the body came for {wait_s:g} s"
+
+
 async def _ask_for_body(request: web.Request) -> None:
     """Let a client that waits for it send its body: permission, URL and size are in order."""
     exchange_of(request).asked_for_body = True
@@ -111,9 +117,8 @@ async def chunks(request: web.Request) -> AsyncGenerator[bytes, None]:
     BadBody
         If the connection ends before the body does.
     """
-    wait_s = request.app[SETTINGS].server.receive_timeout_s
+    wait_s, silent = _patience(request)
     progress = exchange_of(request).progress
-    silent = f"nothing of the body came for {wait_s:g} s"
     await _ask_for_body(request)
     while True:
         began_s = time.perf_counter()
@@ -152,7 +157,7 @@ async def receive_plain(request: web.Request, size: int, sink: Sink) -> None:
     DeadlineExceeded
         If the client sends nothing for too long.
     """
-    wait_s = request.app[SETTINGS].server.receive_timeout_s
+    wait_s, silent = _patience(request)
     await _ask_for_body(request)
     left = size
     try:
@@ -163,7 +168,6 @@ async def receive_plain(request: web.Request, size: int, sink: Sink) -> None:
         raise BadBody("the body ended too early") from error
     if not left:
         return
-    silent = f"nothing of the body came for {wait_s:g} s"
     progress = exchange_of(request).progress
     with past_aiohttp(request, left, progress, wait_s=wait_s, silent=silent) as intake:
         while left:

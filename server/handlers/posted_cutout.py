@@ -34,7 +34,7 @@ from ndcass.server.formats.hdf5 import decode_hdf5
 from ndcass.server.formats.npz import NpzDecoder
 from ndcass.server.formats.pickled import escaping_bytes
 from ndcass.server.formats.raw import RawDecoder
-from ndcass.server.intake import is_worth_it
+from ndcass.server.intake import goes_past_aiohttp
 from ndcass.server.match import Match
 from ndcass.server.streaming import OVERHEAD_SHARE, Body, receive, receive_plain
 from ndcass.server.volume_params import parse_volume
@@ -85,7 +85,7 @@ async def write_cutout(request: web.Request, match: Match) -> web.StreamResponse
                 ),
                 BodyWriter(writer, places, cutout.times, cutout.box) as voxels,
             ):
-                if not compressed and is_worth_it(request, size):
+                if not compressed and goes_past_aiohttp(request, size):
                     await receive_plain(request, size, voxels)
                 else:
                     await receive(request, body, decoder, voxels.feed, in_thread=compressed)
